@@ -1,0 +1,13 @@
+"""Optuna studies on an Apache Spark cluster.
+
+Example:
+    >>> import optuna_spark
+    >>> study = optuna_spark.create_study(study_name="wine")  # doctest: +SKIP
+    >>> study.optimize(objective, n_trials=500)  # doctest: +SKIP
+"""
+
+from optuna_spark.exceptions import OptunaSparkError
+from optuna_spark.study import SparkStudy, create_study, load_study
+
+__all__ = ["OptunaSparkError", "SparkStudy", "create_study", "load_study"]
+__version__ = "0.1.0"

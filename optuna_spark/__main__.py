@@ -1,0 +1,7 @@
+"""`python -m optuna_spark`."""
+
+import sys
+
+from optuna_spark.cli import main
+
+sys.exit(main())

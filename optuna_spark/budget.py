@@ -1,0 +1,92 @@
+"""Decisions of a run, as functions of plain values.
+
+The budget is the number of trials still to run, a grant is what one job may run of it, and a job
+is Spark's: it costs up to 0.3 s, so that short trials share one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+GRANT_SECONDS = 1.0  # work that one job carries, where trials are shorter than that
+MAX_GRANT = 64  # trials of one job
+
+
+def remaining(
+    limit: int | None, finished: int, outstanding: int, total: int | None, in_study: int
+) -> int | None:
+    """Trials that may still be created.
+
+    Args:
+        limit: New finished trials that the call asks for (`n_trials`).
+        finished: Trials that the call has finished.
+        outstanding: Trials created for the call and not finished.
+        total: Finished trials that the study shall hold (`total_trials`).
+        in_study: Finished trials that it holds.
+
+    Returns:
+        0 or more; None where nothing limits it.
+
+    Example:
+        >>> remaining(10, 4, 2, None, 100)
+        4
+    """
+    if limit is not None:
+        return max(0, limit - finished - outstanding)
+    if total is not None:
+        return max(0, total - in_study - outstanding)
+    return None
+
+
+def grant_size(
+    left: int | None, slots: int, seconds_per_trial: float | None, *, alone: bool
+) -> int:
+    """How many trials the next job carries.
+
+    Trials of a second or more get a job each. Shorter ones share a job, fewer towards the end
+    (guided self-scheduling), so that all slots finish together.
+
+    Args:
+        left: Trials that may still be created, None for no limit.
+        slots: Trials that run at once.
+        seconds_per_trial: Mean of those finished, None before the first.
+        alone: Each trial needs a job of its own: the driver acts between two of them.
+
+    Example:
+        >>> grant_size(100, 4, 0.1, alone=False)
+        10
+        >>> grant_size(6, 4, 0.1, alone=False)
+        1
+    """
+    if left == 0:
+        return 0
+    if alone or not seconds_per_trial:
+        return 1
+    size = min(MAX_GRANT, math.floor(GRANT_SECONDS / seconds_per_trial))
+    if left is not None:
+        size = min(size, math.ceil(left / (2 * slots)))
+    return max(1, size)
+
+
+def jobs_wanted(n_jobs: int, slots: int, *, grows: bool) -> int:
+    """How many jobs shall be in flight.
+
+    Args:
+        n_jobs: The user's cap; -1 for every task slot.
+        slots: Tasks that the executors known by now run at once.
+        grows: Spark adds executors while jobs wait, so that some must.
+
+    Example:
+        >>> jobs_wanted(-1, 8, grows=False)
+        8
+    """
+    if n_jobs > 0:
+        return n_jobs
+    return max(1, 2 * slots if grows else slots)
+
+
+def mean(durations: Iterable[float]) -> float | None:
+    """Mean of some seconds, None of none."""
+    known = list(durations)
+    return sum(known) / len(known) if known else None

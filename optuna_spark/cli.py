@@ -1,0 +1,288 @@
+"""The command line: arguments, printing, exit codes, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import importlib
+import json
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from tqdm.auto import tqdm
+
+from optuna_spark import __version__, session, study
+from optuna_spark.backend import ExecutorTraceback
+from optuna_spark.exceptions import (
+    ObjectiveNotCallable,
+    ObjectiveNotFound,
+    OptunaSparkError,
+    StorageUrlError,
+    StudyNotFound,
+    UsageError,
+)
+from optuna_spark.objectives import load_objective
+from optuna_spark.settings import DEFAULT_STORAGE, STORAGE_VARIABLE
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+_WRONG_USE = (UsageError, ObjectiveNotFound, ObjectiveNotCallable, StorageUrlError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `optuna-spark`.
+
+    Args:
+        arguments: As in `sys.argv[1:]`, which is the default.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except OptunaSparkError as error:
+        print(f"optuna-spark: {error}", file=sys.stderr)
+        return WRONG_USE if isinstance(error, _WRONG_USE) else FAILED
+    except KeyboardInterrupt:
+        print("optuna-spark: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="optuna-spark", description="Optuna studies on an Apache Spark cluster."
+    )
+    parser.add_argument("--version", action="version", version=f"optuna-spark {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_optimize(commands)
+    _add_pack(commands)
+    return parser
+
+
+def _add_optimize(commands: Any) -> None:
+    parser = commands.add_parser(
+        "optimize",
+        help="run the trials of a study on the cluster",
+        description="Run the trials of a study on the cluster. The objective's file may set "
+        "DIRECTION, SAMPLER and PRUNER, which the options override.",
+    )
+    parser.set_defaults(command=_optimize)
+    parser.add_argument(
+        "objective", metavar="OBJECTIVE", help="FILE.py:NAME or package.module:NAME"
+    )
+    place = parser.add_argument_group("the study")
+    place.add_argument("--study-name", help="default: the objective's file or module")
+    place.add_argument(
+        "--storage",
+        help=f"database URL; default: {STORAGE_VARIABLE}, else {DEFAULT_STORAGE}",
+    )
+    place.add_argument(
+        "--direction",
+        nargs="+",
+        choices=["minimize", "maximize"],
+        help="one for each objective; creates the study where it is missing",
+    )
+    for kind in ("sampler", "pruner"):
+        place.add_argument(f"--{kind}", help=f"a class of optuna.{kind}s, as TPESampler")
+        place.add_argument(f"--{kind}-kwargs", type=json.loads, default={}, metavar="JSON")
+    limits = parser.add_argument_group("how far, and how wide")
+    limits.add_argument("--n-trials", type=int, help="new trials that this command finishes")
+    limits.add_argument("--total-trials", type=int, help="finished trials of the study to stop at")
+    limits.add_argument("--timeout", type=float, metavar="SECONDS", help="for the command")
+    limits.add_argument("--n-jobs", type=int, default=-1, help="default: every task slot")
+    limits.add_argument(
+        "--max-retries", type=int, default=3, help="for a trial whose executor was lost"
+    )
+    limits.add_argument(
+        "--catch",
+        nargs="+",
+        default=[],
+        metavar="EXCEPTION",
+        help="exceptions that fail a trial without ending the run, as ValueError or pkg.Error",
+    )
+    limits.add_argument("--gc-after-trial", action="store_true")
+    parser.add_argument("--show-progress-bar", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--verbose", action="store_true", help="show Optuna's and Spark's logs")
+
+
+def _add_pack(commands: Any) -> None:
+    parser = commands.add_parser(
+        "pack",
+        help="pack this environment for executors",
+        description="Pack this environment for `spark-submit --archives FILE#environment`.",
+    )
+    parser.set_defaults(command=_pack)
+    parser.add_argument("--output", default="env.tar.gz", metavar="FILE")
+    parser.add_argument("--prefix", help="the environment to pack; default: the running one")
+    parser.add_argument(
+        "--if-changed", action="store_true", help="keep a FILE that is of this environment still"
+    )
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from optuna_spark import packing  # conda-pack is an extra
+
+    output = Path(options.output)
+    mark = output.with_name(output.name + ".fingerprint")
+    fingerprint = packing.environment_fingerprint(options.prefix)
+    current = output.exists() and mark.exists() and mark.read_text() == fingerprint
+    if options.if_changed and current:
+        return DONE
+    output.parent.mkdir(parents=True, exist_ok=True)
+    made = packing.pack_environment(output, prefix=options.prefix)
+    mark.write_text(fingerprint)
+    print(f"Packed {made}, {made.stat().st_size >> 20} MB.")
+    return DONE
+
+
+def _optimize(options: argparse.Namespace) -> int:
+    if options.n_trials is options.total_trials is options.timeout is None:
+        raise UsageError("Nothing limits the run: give --n-trials, --total-trials or --timeout.")
+    _quiet(options.verbose)
+    objective, module = load_objective(options.objective)
+    made = _find_study(options, module)
+    catch = tuple(_exception(name) for name in options.catch)
+    log = None if options.verbose else _new_log()
+    session.write_jvm_output_to(log)
+    failed: BaseException | None = None
+    try:
+        made.optimize(
+            objective,
+            n_trials=options.n_trials,
+            total_trials=options.total_trials,
+            timeout=options.timeout,
+            n_jobs=options.n_jobs,
+            catch=catch,
+            gc_after_trial=options.gc_after_trial,
+            show_progress_bar=options.show_progress_bar,
+            max_retries=options.max_retries,
+        )
+    except OptunaSparkError:
+        raise
+    except (Exception, SystemExit) as error:
+        failed = error
+    except KeyboardInterrupt:
+        print("Interrupted: the trials that ran are recorded as failed.", file=sys.stderr)
+        failed = KeyboardInterrupt()
+    finally:
+        session.stop_session()
+        if log is not None and failed is None:
+            log.unlink(missing_ok=True)
+    if failed is not None:
+        _print_failure(failed)
+    _print_summary(made)
+    if isinstance(failed, KeyboardInterrupt):
+        return INTERRUPTED
+    return DONE if failed is None else FAILED
+
+
+def _find_study(options: argparse.Namespace, module: Any) -> study.SparkStudy:
+    sampler = _component("sampler", options) or getattr(module, "SAMPLER", None)
+    pruner = _component("pruner", options) or getattr(module, "PRUNER", None)
+    direction = options.direction or _directions_of(module)
+    own_file = not (options.storage or os.environ.get(STORAGE_VARIABLE))
+    place: dict[str, Any] = {"storage": options.storage, "sampler": sampler, "pruner": pruner}
+    if options.study_name and not direction and not own_file:
+        try:
+            return study.load_study(study_name=options.study_name, **place)
+        except StudyNotFound as error:
+            raise StudyNotFound(f"{str(error)[:-1]}; --direction creates it here.") from None
+    return study.create_study(
+        study_name=options.study_name or module.__name__,
+        directions=direction,
+        load_if_exists=True,
+        **place,
+    )
+
+
+def _directions_of(module: Any) -> list[str] | None:
+    named = getattr(module, "DIRECTION", None)
+    return [named] if isinstance(named, str) else named
+
+
+def _component(kind: str, options: argparse.Namespace) -> Any:
+    name, arguments = getattr(options, kind), getattr(options, f"{kind}_kwargs")
+    if name is None:
+        return None
+    found = getattr(getattr(optuna, f"{kind}s"), name, None)
+    if found is None:
+        raise UsageError(f"optuna.{kind}s has no {name!r}: name one of its classes.")
+    try:
+        return found(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--{kind} {name} cannot be made: {error}") from None
+
+
+def _exception(name: str) -> type[BaseException]:
+    place, _, attribute = name.rpartition(".")
+    try:
+        module = importlib.import_module(place) if place else builtins
+        found = getattr(module, attribute)
+    except (ImportError, AttributeError):
+        found = None
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        raise UsageError(f"--catch {name}: there is no such exception; write package.Name.")
+    return found
+
+
+def _quiet(verbose: bool) -> None:
+    handler = _BarHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("optuna_spark")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not verbose:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
+
+
+class _BarHandler(logging.Handler):
+    """Writes above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _new_log() -> Path:
+    number, name = tempfile.mkstemp(prefix="optuna-spark-", suffix=".log")
+    os.close(number)
+    return Path(name)
+
+
+def _print_failure(failed: BaseException) -> None:
+    if isinstance(failed, KeyboardInterrupt):
+        return
+    if isinstance(failed.__cause__, ExecutorTraceback):
+        print(failed.__cause__.text.rstrip(), file=sys.stderr)
+    else:
+        traceback.print_exception(failed)
+    print("optuna-spark: the objective failed; --catch lets the run go on.", file=sys.stderr)
+
+
+def _print_summary(made: study.SparkStudy) -> None:
+    trials = made.get_trials(deepcopy=False)
+    counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    shown = ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count)
+    print(f"Study {made.study_name!r} holds {len(trials)} trials ({shown or 'none'}).")
+    if len(made.directions) > 1:
+        print(f"Best trials: {', '.join(str(trial.number) for trial in made.best_trials)}.")
+    elif counts[TrialState.COMPLETE]:
+        best = made.best_trial
+        print(f"Best trial: {best.number}, value {best.value:.6g}, with")
+        for name, value in best.params.items():
+            print(f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {name} = {value}")
+    print(f"The study is in {made.address}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

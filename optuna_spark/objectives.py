@@ -1,0 +1,251 @@
+"""Find an objective by name, pickle it, and name what in it cannot be pickled.
+
+This is the one module that knows cloudpickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import inspect
+import site
+import sys
+import sysconfig
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from optuna_spark.exceptions import ObjectiveNotCallable, ObjectiveNotFound, ObjectiveNotPicklable
+
+LARGE_CAPTURE = 100 * 1024 * 1024  # bytes; above it the user is told what is so large
+_HINTS = {
+    "SparkSession": "Spark objects stay on the driver",
+    "SparkContext": "Spark objects stay on the driver",
+    "DataFrame": "Spark objects stay on the driver; collect the data first",
+}
+
+
+def load_objective(target: str) -> tuple[Callable[..., Any], types.ModuleType]:
+    """Import an objective.
+
+    Args:
+        target: `FILE.py:NAME` or `package.module:NAME`.
+
+    Returns:
+        The objective and the module that holds it.
+
+    Raises:
+        ObjectiveNotFound: there is no such file, module or name.
+        ObjectiveNotCallable: the name is something else than a function.
+
+    Example:
+        >>> objective, module = load_objective("tune.py:objective")  # doctest: +SKIP
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise ObjectiveNotFound(
+            f"{target!r} does not name an objective: write FILE.py:NAME or package.module:NAME."
+        )
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    try:
+        objective = functools.reduce(getattr, name.split("."), module)
+    except AttributeError:
+        known = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        raise ObjectiveNotFound(
+            f"{place} has no {name!r}; it defines {', '.join(sorted(known)) or 'no function'}."
+        ) from None
+    return check_callable(objective, target), module
+
+
+def check_callable(objective: Any, name: str = "The objective") -> Callable[..., Any]:
+    """Return the objective.
+
+    Raises:
+        ObjectiveNotCallable: it is not a function of a trial.
+    """
+    if not callable(objective):
+        raise ObjectiveNotCallable(
+            f"{name} is a {type(objective).__name__}, not a function: name a function that takes "
+            "a trial and returns its value."
+        )
+    return objective  # type: ignore[no-any-return]
+
+
+def pickle_objective(run: object, objective: object) -> bytes:
+    """Pickle what a run sends to executors.
+
+    Code that is not installed as a package (a script, a notebook, modules beside them) travels
+    by value, because executors have no such files.
+
+    Args:
+        run: The value to pickle; it holds the objective.
+        objective: The objective alone, to say what in it is at fault.
+
+    Raises:
+        ObjectiveNotPicklable: something in it cannot be sent; the message names it.
+    """
+    with _by_value():
+        try:
+            data: bytes = cloudpickle.dumps(run)
+        except Exception as error:
+            raise _not_picklable(objective, error) from error
+        if len(data) > LARGE_CAPTURE:
+            _warn_of_size(objective, len(data))
+    return data
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    if not path.is_file():
+        raise ObjectiveNotFound(f"The file {path} does not exist: correct the path.")
+    path = path.resolve()
+    sys.path.insert(0, str(path.parent))  # as `python FILE.py` does
+    # The objective may find its module by name while it is unpickled.
+    name = path.stem if path.stem not in sys.modules else f"objective_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str) -> types.ModuleType:
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise ObjectiveNotFound(
+                f"There is no module {name!r}: correct the name, or write FILE.py:NAME."
+            ) from None
+        raise
+
+
+def pickle_error(error: BaseException) -> bytes:
+    """Pickle an exception; one that cannot travel becomes its nearest base class that can."""
+    for kind in type(error).__mro__:
+        try:
+            copy = error if kind is type(error) else kind(f"{type(error).__name__}: {error}")
+            data: bytes = cloudpickle.dumps(copy)
+            cloudpickle.loads(data)
+            return data
+        except Exception:  # a class of its own kind; the next one up is the fallback
+            continue
+    raise AssertionError("BaseException itself can be pickled")
+
+
+@contextlib.contextmanager
+def _by_value() -> Iterator[None]:
+    """Let cloudpickle send the code of every module that is in no installed package."""
+    registered = []
+    known = set(cloudpickle.list_registry_pickle_by_value())
+    for module in list(sys.modules.values()):
+        if not isinstance(module, types.ModuleType) or module.__name__ in known:
+            continue
+        if _is_users(module):
+            cloudpickle.register_pickle_by_value(module)
+            registered.append(module)
+    try:
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+@functools.cache
+def _installed_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    folders = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders.update(site.getsitepackages())
+    folders.update((site.getusersitepackages(), str(Path(__file__).parent)))
+    folders.update(entry for entry in sys.path if "pyspark" in entry or "py4j" in entry)
+    return tuple({str(Path(folder).resolve()) + "/" for folder in folders} | {"<frozen"})
+
+
+def _is_users(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    if module.__name__ == "__main__" or not file or not file.endswith(".py"):
+        return False  # cloudpickle sends __main__ by value anyway
+    if module.__name__.split(".")[0] == "optuna_spark":
+        return False
+    path = str(Path(file).resolve())
+    return not path.startswith(_installed_folders()) and "site-packages" not in path
+
+
+def _not_picklable(objective: object, error: Exception) -> ObjectiveNotPicklable:
+    path, culprit = _find_culprit(objective, "the objective", set())
+    kind = type(culprit).__name__
+    hint = _HINTS.get(kind, "create or open it inside the objective")
+    if culprit is objective:
+        return ObjectiveNotPicklable(
+            f"The objective cannot be sent to executors ({_first_line(error)}): {hint}."
+        )
+    return ObjectiveNotPicklable(
+        f"The objective captures {path}, a {kind}, which cannot be sent to executors: {hint}."
+    )
+
+
+def _find_culprit(value: object, path: str, seen: set[int]) -> tuple[str, object]:
+    """Follow what a value holds down to the innermost part that cannot be pickled."""
+    seen.add(id(value))
+    for name, part in _parts(value):
+        if id(part) not in seen and not _can_be_pickled(part):
+            inner = name if path == "the objective" else f"{path}{name}"
+            return _find_culprit(part, inner, seen)
+    return path, value
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, types.MethodType):
+        yield "self", value.__self__
+    elif isinstance(value, functools.partial):
+        yield from ((f"argument {index}", part) for index, part in enumerate(value.args))
+        yield from value.keywords.items()
+        yield "the objective", value.func
+    elif inspect.isfunction(value):
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            found = inspect.getclosurevars(value)
+            yield from found.nonlocals.items()
+            yield from found.globals.items()
+    elif isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", part) for key, part in value.items())
+    elif isinstance(value, (list, tuple, set)):
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)):
+        yield from ((f".{key}", part) for key, part in vars(value).items())
+
+
+def _can_be_pickled(value: object) -> bool:
+    return _size(value) is not None
+
+
+def _size(value: object) -> int | None:
+    try:
+        return len(cloudpickle.dumps(value))
+    except Exception:  # any class may raise anything from its __reduce__
+        return None
+
+
+def _warn_of_size(objective: object, size: int) -> None:
+    parts = [(part_size, name) for name, part in _parts(objective) if (part_size := _size(part))]
+    largest, name = max(parts, default=(size, "its captures"))
+    warnings.warn(
+        f"The objective is {size >> 20} MB, of which {name!r} is {largest >> 20} MB: it is sent "
+        "once to each executor, but reading it inside the objective may be cheaper.",
+        stacklevel=4,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,390 @@
+"""The driver's story: hand out the budget in grants, run them as jobs, settle what comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from optuna_spark import budget
+from optuna_spark.backend import JobCancelled, SparkBackend, TaskLost, unpickle_error
+from optuna_spark.exceptions import SparkError
+from optuna_spark.progress import Progress, Tally
+from optuna_spark.settings import Limits
+from optuna_spark.trial_task import FAILURE, RUN, Grant, TrialOutcome, run_grant
+
+_logger = logging.getLogger(__name__)
+
+_ENDED = "optuna_spark:ended:"  # study attribute, with the run's name behind it
+_STEAL_AFTER = 2 * budget.GRANT_SECONDS  # then idle slots take over what a grant has not begun
+_FRUITLESS = 4  # jobs lost in a row with no trial begun, after which the run gives up
+_SWEEP_SECONDS = 30.0  # for cancelled tasks to end
+
+Callback = Callable[[Any, FrozenTrial], None]
+
+
+@dataclass(eq=False)
+class _Job:
+    grant: Grant
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class _Unit:
+    """One trial of the budget, from its creation to its end."""
+
+    job: _Job | None = None  # the last one that was told to run it
+    losses: int = 0  # jobs lost while it was running
+
+
+class Runner:
+    """Runs one call of `optimize`.
+
+    Args:
+        study: The driver's study; callbacks get it.
+        study_id: Its number in the storage.
+        storage: The driver's storage.
+        backend: Where jobs go.
+        payload: Spark broadcast of the `Run`.
+        run_id: The run's name.
+        limits: How far it may go.
+        callbacks: Called on the driver, one at a time, as trials end.
+        grows: Spark adds executors while jobs wait.
+        show_progress_bar: Whether to draw one.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        study_id: int,
+        storage: BaseStorage,
+        backend: SparkBackend,
+        payload: Any,
+        run_id: str,
+        limits: Limits,
+        callbacks: Iterable[Callback],
+        *,
+        grows: bool,
+        show_progress_bar: bool,
+    ) -> None:
+        self._study, self._study_id, self._storage = study, study_id, storage
+        self._backend, self._payload, self._run_id = backend, payload, run_id
+        self._limits, self._callbacks, self._grows = limits, list(callbacks), grows
+        self._alone = bool(self._callbacks) or limits.n_jobs == 1
+        self._deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
+        self._units: dict[int, _Unit] = {}
+        self._jobs: dict[Future[Any], _Job] = {}
+        self._again: deque[int] = deque()  # trials to hand out once more
+        self._durations: deque[float] = deque(maxlen=32)
+        self._grants = self._fruitless = 0
+        self._ended_runs: set[str] = set()
+        self._slots = 0
+        self._stop_reason: str | None = None
+        trials = storage.get_all_trials(study_id, deepcopy=False)
+        self._in_study = sum(trial.state.is_finished() for trial in trials)
+        self.tally = Tally(study.directions, _best_value(study))
+        total = limits.n_trials if limits.total_trials is None else limits.total_trials
+        done = 0 if limits.total_trials is None else self._in_study
+        self._progress = Progress(total, done, shown=show_progress_bar)
+
+    def stop(self, reason: str) -> None:
+        """Begin no further trial, and stop those that run; `reason` is recorded with them."""
+        self._stop_reason = self._stop_reason or reason
+
+    def run(self) -> None:
+        """Run to the end of the budget.
+
+        Raises:
+            Exception: whatever a trial raised that `catch` does not cover, or a callback raised.
+            SparkError: executors are lost before they begin a trial, again and again.
+        """
+        try:
+            with _signals_raise():
+                self._loop()
+        except BaseException as error:
+            self.stop(f"{type(error).__name__} ended the run")
+            raise
+        finally:
+            with _signals_wait():
+                self._wind_up()
+
+    def _loop(self) -> None:
+        while self._stop_reason is None:
+            self._top_up()
+            if not self._jobs:
+                return
+            self._progress.show(self.tally, len(self._units))
+            done, _ = wait(self._jobs, timeout=self._patience(), return_when=FIRST_COMPLETED)
+            for future in done:
+                self._settle(future)
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                self.stop(f"the timeout of {self._limits.timeout:g} s was reached")
+
+    def _patience(self) -> float:
+        patience = 1.0  # executors may come and go meanwhile
+        if self._deadline is not None:
+            patience = min(patience, self._deadline - time.monotonic())
+        return max(0.0, patience)
+
+    def _top_up(self) -> None:
+        """Start jobs until enough are in flight or the budget is used up."""
+        if self._limits.n_jobs == -1:
+            self._slots = self._backend.slots()
+        wanted = budget.jobs_wanted(self._limits.n_jobs, self._slots, grows=self._grows)
+        while len(self._jobs) < wanted:
+            trial_ids = self._next_trials(wanted)
+            if not trial_ids:
+                return
+            self._start(trial_ids)
+
+    def _next_trials(self, wanted: int) -> list[int]:
+        if self._again:
+            return [self._again.popleft()]
+        waiting = self._waiting_trials()
+        left = budget.remaining(
+            self._limits.n_trials,
+            self.tally.finished,
+            len(self._units),
+            self._limits.total_trials,
+            self._in_study,
+        )
+        seconds = budget.mean(self._durations)
+        size = budget.grant_size(left, wanted, seconds, alone=self._alone)
+        if size == 0:
+            return self._unbegun_trials()
+        return [waiting.popleft() if waiting else self._create_trial() for _ in range(size)]
+
+    def _waiting_trials(self) -> deque[int]:
+        """Trials that the user enqueued, and those that earlier runs created and never began."""
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        self._in_study = sum(trial.state.is_finished() for trial in trials)
+        waiting: deque[int] = deque()
+        for trial in trials:
+            if trial.state == TrialState.WAITING and trial._trial_id not in self._units:
+                creator = trial.system_attrs.get(RUN)
+                if creator is None or self._has_ended(creator):
+                    waiting.append(trial._trial_id)
+        return waiting
+
+    def _has_ended(self, run_id: str) -> bool:
+        if run_id != self._run_id and run_id not in self._ended_runs:
+            attributes = self._storage.get_study_system_attrs(self._study_id)
+            ended = {key[len(_ENDED) :] for key in attributes if key.startswith(_ENDED)}
+            self._ended_runs |= ended
+        return run_id in self._ended_runs
+
+    def _create_trial(self) -> int:
+        template = create_trial(state=TrialState.WAITING, system_attrs={RUN: self._run_id})
+        return self._storage.create_new_trial(self._study_id, template)
+
+    def _unbegun_trials(self) -> list[int]:
+        """What a job with a slow trial has not come to: whoever claims it first runs it."""
+        late = time.monotonic() - _STEAL_AFTER
+        for job in self._jobs.values():
+            if job.began < late and len(job.grant.trial_ids) > 1:
+                for trial_id in job.grant.trial_ids:
+                    unit = self._units.get(trial_id)
+                    if unit is None or unit.job is not job:
+                        continue
+                    if self._storage.get_trial(trial_id).state == TrialState.WAITING:
+                        return [trial_id]
+        return []
+
+    def _start(self, trial_ids: list[int]) -> None:
+        units = {trial_id: self._units.setdefault(trial_id, _Unit()) for trial_id in trial_ids}
+        resumed = frozenset(trial_id for trial_id, unit in units.items() if unit.losses)
+        grant = Grant(self._grants, tuple(trial_ids), resumed, 5 * budget.GRANT_SECONDS)
+        self._grants += 1
+        job = _Job(grant)
+        for unit in units.values():
+            unit.job = job
+        call = functools.partial(run_grant, self._run_id, self._payload, grant)
+        count = f"{len(trial_ids)} trials" if len(trial_ids) > 1 else "1 trial"
+        description = f"study {self._study.study_name}: {count}, grant {grant.grant_id}"
+        self._jobs[self._backend.submit(call, description=description)] = job
+
+    def _settle(self, future: Future[Any]) -> None:
+        job = self._jobs.pop(future)
+        try:
+            outcomes = self._backend.retrieve_result_callback(future)
+        except TaskLost as lost:
+            self._recover(job, str(lost))
+            return
+        except JobCancelled as cancelled:
+            if self._stop_reason is None:
+                raise SparkError(f"Spark cancelled a job of this study: {cancelled}.") from None
+            return
+        self._fruitless = 0
+        for outcome in outcomes:
+            self._record(job, outcome)
+
+    def _recover(self, job: _Job, reason: str) -> None:
+        """Hand out once more what a lost job had; the trial that ran pays with an attempt."""
+        _logger.warning("A job was lost (%s); its trials go on elsewhere.", reason)
+        self._fruitless += 1
+        for trial_id in job.grant.trial_ids:
+            unit = self._units.get(trial_id)
+            if unit is None or unit.job is not job:
+                continue
+            trial = self._storage.get_trial(trial_id)
+            if trial.state.is_finished():
+                self._finish(trial_id, trial.state, trial.number, trial.values)
+                continue
+            if trial.state == TrialState.RUNNING:
+                self._fruitless = 0
+                unit.losses += 1
+            if unit.losses > self._limits.max_retries:
+                self._fail(
+                    trial_id, f"its process was lost {unit.losses} times, at last: {reason}"
+                )
+                ended = self._storage.get_trial(trial_id)
+                self._finish(trial_id, ended.state, ended.number, ended.values, reason)
+            else:
+                self._again.append(trial_id)
+        if self._fruitless >= _FRUITLESS:
+            raise SparkError(f"Executors are lost before they begin a trial: {reason}")
+
+    def _record(self, job: _Job, outcome: TrialOutcome) -> None:
+        unit = self._units.get(outcome.trial_id)
+        if unit is None:
+            return
+        if outcome.state is not None and outcome.state.is_finished():
+            if outcome.seconds:
+                self._durations.append(outcome.seconds)
+            trial = (outcome.trial_id, outcome.state, outcome.number, outcome.values)
+            self._finish(*trial, outcome.reason)
+            if outcome.error is not None:
+                raise unpickle_error(outcome.error, outcome.traceback or "")
+            if outcome.stops:
+                self.stop("study.stop() was called")
+        elif outcome.taken:
+            others = [other for other in self._jobs.values() if _has(other, outcome.trial_id)]
+            if others:
+                unit.job = others[0]
+            else:  # a process outside this run: the budget makes another trial of it
+                del self._units[outcome.trial_id]
+        elif unit.job is job:
+            self._again.append(outcome.trial_id)
+
+    def _finish(
+        self,
+        trial_id: int,
+        state: TrialState,
+        number: int,
+        values: Any,
+        reason: str | None = None,
+    ) -> None:
+        del self._units[trial_id]
+        self._in_study += 1
+        self.tally.add(state, values)
+        self._progress.show(self.tally, len(self._units), new=1)
+        if state == TrialState.FAIL:
+            _logger.warning("Trial %d failed: %s", number, reason or "no reason is known")
+        else:
+            _logger.info("Trial %d is %s with values %s.", number, state.name, values)
+        if self._callbacks:
+            frozen = self._storage.get_trial(trial_id)
+            for callback in self._callbacks:
+                callback(self._study, copy.deepcopy(frozen))
+
+    def _fail(self, trial_id: int, reason: str) -> None:
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            failure = {"reason": reason, "traceback": None}
+            self._storage.set_trial_system_attr(trial_id, FAILURE, failure)
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    def _wind_up(self) -> None:
+        """Leave nothing behind: no job, no task, no RUNNING trial."""
+        try:
+            if self._jobs or self._units:
+                self._cancel_jobs()
+                self._sweep_trials()
+            if self._grants:
+                self._storage.set_study_system_attr(
+                    self._study_id, _ENDED + self._run_id, time.time()
+                )
+        finally:
+            self._backend.terminate()
+            self._payload.destroy()
+            self._progress.close()
+
+    def _cancel_jobs(self) -> None:
+        deadline = time.monotonic() + _SWEEP_SECONDS
+        pending = set(self._jobs)
+        while pending and time.monotonic() < deadline:
+            self._backend.cancel()  # again: a job may have started meanwhile
+            _, pending = wait(pending, timeout=0.5)
+
+    def _sweep_trials(self) -> None:
+        # A cancelled task may live on for a moment, and must not claim a trial that is left.
+        idle = self._backend.wait_until_idle(_SWEEP_SECONDS)
+        reason = f"stopped: {self._stop_reason}"
+        for trial_id in list(self._units):
+            trial = self._storage.get_trial(trial_id)
+            if trial.state == TrialState.RUNNING or not (idle or trial.state.is_finished()):
+                self._fail(trial_id, reason)
+                trial = self._storage.get_trial(trial_id)
+            del self._units[trial_id]
+            if trial.state.is_finished():
+                self.tally.add(trial.state, trial.values)
+                self._progress.show(self.tally, len(self._units), new=1)
+
+
+def _has(job: _Job, trial_id: int) -> bool:
+    return trial_id in job.grant.trial_ids
+
+
+def _best_value(study: optuna.Study) -> float | None:
+    if len(study.directions) > 1:
+        return None
+    try:
+        return study.best_value
+    except ValueError:  # no trial is complete yet
+        return None
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the run by an exception.
+
+    PySpark's own SIGINT handler cancels every job of the application, not this study's alone.
+    """
+    with _handlers({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}):
+        yield
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let nothing interrupt the sweep, which is bounded in time."""
+    with _handlers({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
+        yield
+
+
+@contextlib.contextmanager
+def _handlers(wanted: dict[signal.Signals, Any]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,145 @@
+"""Find or make the Spark session, and ask it where executors are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from optuna_spark.exceptions import SparkUnavailable
+
+_JAVA_REMEDY = (
+    "install Java 17 or later (Debian: openjdk-17-jre-headless), or set JAVA_HOME to one"
+)
+
+
+_jvm_log: Path | None = None
+
+
+def write_jvm_output_to(log: Path | None) -> None:
+    """Keep off the screen, from the next new session on, what Spark and Java would print there."""
+    global _jvm_log
+    _jvm_log = log
+
+
+def find_session(spark: SparkSession | None = None) -> SparkSession:
+    """Return the given session, else the active one, else a new one.
+
+    Args:
+        spark: A session of the caller's.
+
+    Raises:
+        SparkUnavailable: there is no Java, or the master does not answer.
+    """
+    session = spark or SparkSession.getActiveSession()
+    if session is not None:
+        if not hasattr(session, "_jsc"):
+            raise SparkUnavailable(
+                "This is a Spark Connect session, which cannot run trials yet: use a classic one, "
+                "as SparkSession.builder.master(...) makes."
+            )
+        return session
+    _check_java()
+    builder = SparkSession.builder.appName("optuna-spark")
+    builder = builder.config("spark.ui.showConsoleProgress", "false")
+    try:
+        with _screen_to(_jvm_log):
+            made: SparkSession = builder.getOrCreate()
+    except Exception as error:
+        raise SparkUnavailable(_why_no_session(error, _jvm_log)) from error
+    return made
+
+
+def is_local(session: SparkSession) -> bool:
+    """Whether the trials run inside the driver's own JVM."""
+    master = str(session.sparkContext.master)
+    return master == "local" or master.startswith("local[")
+
+
+def remote_hosts(session: SparkSession) -> list[str]:
+    """Names of the executors' hosts other than this one, of the executors known by now."""
+    if is_local(session):
+        return []
+    infos = session.sparkContext._jsc.sc().statusTracker().getExecutorInfos()
+    hosts = {str(info.host()) for info in infos}
+    return sorted(host for host in hosts if not _is_this_host(host))
+
+
+def grows(session: SparkSession) -> bool:
+    """Whether Spark adds executors while jobs wait (dynamic allocation)."""
+    enabled = session.sparkContext.getConf().get("spark.dynamicAllocation.enabled", "false")
+    return str(enabled).lower() == "true"
+
+
+def _is_this_host(name: str) -> bool:
+    # Only an address of this host can be bound.
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)[
+            0
+        ]
+    except OSError:
+        return False
+    with socket.socket(family, kind, protocol) as probe:
+        try:
+            probe.bind(address)
+        except OSError:
+            return False
+    return True
+
+
+def _check_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    if home and not Path(home, "bin", "java").exists():
+        raise SparkUnavailable(f"JAVA_HOME is {home}, which holds no bin/java: {_JAVA_REMEDY}.")
+    if not home and not shutil.which("java"):
+        raise SparkUnavailable(f"Spark needs Java, and none is on the PATH: {_JAVA_REMEDY}.")
+
+
+@contextlib.contextmanager
+def _screen_to(log: Path | None) -> Iterator[None]:
+    """Let a process that starts meanwhile, and lives on, write to a file."""
+    if log is None:
+        yield
+        return
+    with log.open("ab") as file:
+        kept: list[tuple[int, int]] = [(number, os.dup(number)) for number in (1, 2)]
+        try:
+            for number, _ in kept:
+                os.dup2(file.fileno(), number)
+            yield
+        finally:
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def _why_no_session(error: Exception, log: Path | None) -> str:
+    text = str(error)
+    if log is not None and log.exists():
+        text += log.read_text(errors="replace")
+    master = os.environ.get("SPARK_MASTER", "the master")
+    if "UnsupportedClassVersionError" in text:
+        return f"This Java is too old for Spark: {_JAVA_REMEDY}."
+    if "All masters are unresponsive" in text or "stopped SparkContext" in text:
+        return f"Spark cannot be reached at {master}: start it, or correct SPARK_MASTER."
+    if "Could not parse Master URL" in text:
+        return f"{master} is no Spark master: write local[*], spark://host:7077, yarn or k8s://..."
+    where = f"; its messages are in {log}" if log is not None else ""
+    return f"Spark did not start ({_first_line(error)}){where}."
+
+
+def _first_line(error: Any) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def stop_session() -> None:
+    """Stop the active session, if there is one."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        active.stop()

@@ -1,0 +1,299 @@
+"""All that runs on an executor: claim a trial, run the objective, report the result.
+
+The driver creates a trial WAITING. A task claims it by turning it RUNNING, which the database
+grants to one claimer alone. A task that Spark runs again continues the trials of its grant.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import pickle
+import socket
+import time
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+from pyspark import TaskContext
+
+from optuna_spark.objectives import pickle_error
+from optuna_spark.settings import StorageAddress
+from optuna_spark.storage import close_storage, open_storage
+
+# System attributes of a trial.
+RUN = "optuna_spark:run"  # the run that created it
+ATTEMPT = "optuna_spark:attempt"  # what runs it: host, application, task; how often it began
+FAILURE = "optuna_spark:failure"  # why it failed: reason, and traceback where there is one
+
+_TRACEBACK_LIMIT = 16_000  # characters; an attribute ends at 64 KB on MySQL
+
+
+@dataclass(frozen=True)
+class Grant:
+    """The trials that one Spark job may run, in order."""
+
+    grant_id: int
+    trial_ids: tuple[int, ...]
+    resumed: frozenset[int] = frozenset()  # of these: begun by a task that was lost
+    seconds: float = math.inf  # begin no further trial after so long
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """What a task has to say of one trial of its grant."""
+
+    trial_id: int
+    state: TrialState | None = None  # None: not begun here
+    number: int = -1
+    values: tuple[float, ...] | None = None
+    seconds: float = 0.0
+    reason: str | None = None  # why it failed
+    traceback: str | None = None
+    error: bytes | None = None  # the exception, pickled, where `catch` does not cover it
+    stops: bool = False  # the objective or the sampler called study.stop()
+    taken: bool = False  # another task or process runs it
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the tasks of one `optimize` call share; it reaches each executor once."""
+
+    run_id: str
+    address: StorageAddress | BaseStorage
+    study_name: str
+    body: bytes = field(repr=False)  # pickled (objective, sampler, pruner, catch)
+    gc_after_trial: bool = False
+    max_retries: int = 3
+    reseed: bool = True  # several processes sample: each needs a random state of its own
+    application: str = ""
+
+
+class ExecutorStudy(optuna.Study):
+    """The study as an objective sees it: it can be stopped, but not optimized."""
+
+    stop_requested = False
+
+    def stop(self) -> None:
+        """Ask the driver to begin no further trial."""
+        self.stop_requested = True
+
+    def optimize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse, as Optuna does.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("Nested invocation of `Study.optimize` method isn't allowed.")
+
+
+@dataclass
+class _OpenRun:
+    run: Run
+    study: ExecutorStudy
+    storage: BaseStorage
+    objective: Any = None
+    catch: tuple[type[BaseException], ...] = ()
+
+
+# The run that this process works for; the next one replaces it and closes its connections.
+_current: _OpenRun | None = None
+
+
+def run_grant(run_id: str, payload: Any, grant: Grant) -> list[TrialOutcome]:
+    """Run the trials of a grant, one after the other.
+
+    Args:
+        run_id: The run's name, so that its payload is unpickled once per process.
+        payload: Spark broadcast of a `Run`.
+        grant: The trials.
+
+    Returns:
+        One outcome for each trial of the grant, in order.
+    """
+    opened = _current
+    if opened is None or opened.run.run_id != run_id:
+        opened = _open_run(payload.value, is_first=grant.grant_id == 0)
+    began = time.monotonic()
+    outcomes: list[TrialOutcome] = []
+    for trial_id in grant.trial_ids:
+        ended = any(outcome.stops or outcome.error for outcome in outcomes)
+        if ended or time.monotonic() - began > grant.seconds:
+            outcomes.append(TrialOutcome(trial_id))
+        else:
+            outcomes.append(_run_trial(opened, grant, trial_id))
+    return outcomes
+
+
+def current_study(name: str) -> ExecutorStudy | None:
+    """The study that this process runs trials of, if its name is this one."""
+    if _current is not None and _current.study.study_name == name:
+        return _current.study
+    return None
+
+
+def _open_run(run: Run, *, is_first: bool) -> _OpenRun:
+    global _current
+    if _current is not None:
+        close_storage(_current.storage)
+        _current = None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(run.address, create_schema=False)
+    opened = _OpenRun(run, ExecutorStudy(run.study_name, storage), storage)
+    # Before unpickling: an objective that captured its study finds it here.
+    _current = opened
+    try:
+        opened.objective, sampler, pruner, opened.catch = pickle.loads(run.body)
+    except BaseException:
+        _current = None
+        raise
+    opened.study.sampler, opened.study.pruner = sampler, pruner
+    # A sampler alone keeps its sequence, as with Optuna's n_jobs=1; a process that takes over
+    # from a lost one must not repeat it.
+    if run.reseed or not is_first:
+        sampler.reseed_rng()
+    return opened
+
+
+def _run_trial(opened: _OpenRun, grant: Grant, trial_id: int) -> TrialOutcome:
+    frozen = _claim(opened, grant, trial_id)
+    if isinstance(frozen, TrialOutcome):
+        return frozen
+    began = time.monotonic()
+    study, study_state = opened.study, None
+    study.stop_requested = False
+    value: Any = None
+    failure: BaseException | None = None
+    trial: optuna.Trial | int = frozen.number
+    try:
+        trial = optuna.Trial(study, trial_id)
+        value = opened.objective(trial)
+    except TrialPruned:
+        study_state = TrialState.PRUNED
+    except BaseException as error:  # SystemExit too: it must not leave the trial RUNNING
+        failure, study_state = error, TrialState.FAIL
+    seconds = time.monotonic() - began
+    reason = None if failure is None else _one_line(failure)
+    if study_state is None:
+        study_state, reason = _judge(value, len(study.directions))
+    text = None
+    if failure is not None:
+        text = "".join(traceback.format_exception(failure))[-_TRACEBACK_LIMIT:]
+    raised = None if failure is None or isinstance(failure, opened.catch) else failure
+    try:
+        told = _tell(opened, trial, trial_id, study_state, value, reason, text)
+    except Exception as tell_error:  # a sampler's own after_trial may raise, as in Optuna
+        told, raised = opened.storage.get_trial(trial_id), tell_error
+        text = text or "".join(traceback.format_exception(tell_error))
+    if opened.run.gc_after_trial:
+        gc.collect()
+    return TrialOutcome(
+        trial_id=trial_id,
+        state=told.state,
+        number=told.number,
+        values=None if told.values is None else tuple(told.values),
+        seconds=seconds,
+        reason=reason,
+        traceback=text,
+        error=None if raised is None else pickle_error(raised),
+        stops=study.stop_requested,
+    )
+
+
+def _claim(opened: _OpenRun, grant: Grant, trial_id: int) -> FrozenTrial | TrialOutcome:
+    """Make this task the one that runs the trial, or say why it does not."""
+    storage, run = opened.storage, opened.run
+    task = TaskContext.get()
+    try:
+        claimed = storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    except UpdateFinishedTrialError:
+        return _finished(storage.get_trial(trial_id))
+    # Optuna's cache knows only trials that it created, or that it has seen in a list.
+    trials = opened.study.get_trials(deepcopy=False)
+    frozen = next(trial for trial in reversed(trials) if trial._trial_id == trial_id)
+    before = frozen.system_attrs.get(ATTEMPT)
+    if not claimed:
+        if frozen.state.is_finished():
+            return _finished(frozen)
+        again = trial_id in grant.resumed or (task is not None and task.attemptNumber() > 0)
+        ours = frozen.system_attrs.get(RUN) == run.run_id
+        if before is not None:
+            ours = before["run"] == run.run_id and (
+                before["grant"] == grant.grant_id or trial_id in grant.resumed
+            )
+        if not (ours and again):
+            return TrialOutcome(trial_id, number=frozen.number, taken=True)
+    begun = 1 if claimed or before is None else before["begun"] + 1
+    if begun > run.max_retries + 1:
+        reason = f"The process that ran it was lost {begun - 1} times, at last on {_at(before)}."
+        failed = _tell(opened, frozen.number, trial_id, TrialState.FAIL, None, reason, None)
+        return _finished(failed, reason)
+    attempt = {
+        "run": run.run_id,
+        "grant": grant.grant_id,
+        "begun": begun,
+        "host": socket.gethostname(),
+        "application": run.application,
+        "stage": task.stageId() if task else None,
+        "task_attempt": task.taskAttemptId() if task else None,
+    }
+    storage.set_trial_system_attr(trial_id, ATTEMPT, attempt)
+    return frozen
+
+
+def _at(attempt: dict[str, Any] | None) -> str:
+    return str(attempt["host"]) if attempt else "an unknown host"
+
+
+def _finished(frozen: FrozenTrial, reason: str | None = None) -> TrialOutcome:
+    return TrialOutcome(
+        trial_id=frozen._trial_id,
+        state=frozen.state,
+        number=frozen.number,
+        values=None if frozen.values is None else tuple(frozen.values),
+        reason=reason or frozen.system_attrs.get(FAILURE, {}).get("reason"),
+    )
+
+
+def _judge(value: Any, n_objectives: int) -> tuple[TrialState, str | None]:
+    """Ask Optuna what it makes of an objective's value, before anything is written."""
+    if n_objectives == 1 and isinstance(value, float) and not math.isnan(value):
+        return TrialState.COMPLETE, None
+    # Optuna says why it refuses a value in a warning of `tell` alone, after which the trial is
+    # finished and can hold no reason any more: so it is told to a study in memory first.
+    trial_study = optuna.create_study(
+        directions=["minimize"] * n_objectives, sampler=optuna.samplers.RandomSampler()
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        told = trial_study.tell(trial_study.ask(), value)
+    return told.state, str(caught[-1].message) if caught else None
+
+
+def _tell(
+    opened: _OpenRun,
+    trial: optuna.Trial | int,
+    trial_id: int,
+    state: TrialState,
+    value: Any,
+    reason: str | None,
+    text: str | None,
+) -> FrozenTrial:
+    """Finish the trial, unless somebody else has: then say how."""
+    try:
+        if state == TrialState.FAIL:
+            failure = {"reason": reason, "traceback": text}
+            opened.storage.set_trial_system_attr(trial_id, FAILURE, failure)
+        values = value if state == TrialState.COMPLETE else None
+        return opened.study.tell(trial, values, state, skip_if_finished=True)
+    except UpdateFinishedTrialError:
+        return opened.storage.get_trial(trial_id)
+
+
+def _one_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Tunes XGBoost on Spark, for a CSV file or data that ships with a package.
+#
+#   run-optuna-spark-xgboost.sh [--data FILE.csv] [OPTION ...]      (--help lists the options)
+#
+# SPARK_MASTER, SPARK_SUBMIT_ARGS, OPTUNA_STORAGE and OPTUNA_SPARK_ARCHIVE as in
+# run-optuna-spark.sh.
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
+
+have_packages pymysql,pack,examples
+
+take_storage "$@"
+
+have_spark
+exec "$python" "$root/examples/xgboost/tune_xgboost.py" ${arguments[@]+"${arguments[@]}"}
