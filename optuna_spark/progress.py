@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from tqdm.auto import tqdm
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 class Tally:
@@ -46,8 +49,17 @@ class Progress:
 
     def __init__(self, total: int | None, done: int, *, shown: bool) -> None:
         self._bar: Any = None
+        self._live = False
         if shown:
-            self._bar = tqdm(total=total, initial=done, unit="trial", dynamic_ncols=True)
+            # In a log file a line now and then is enough.
+            self._live = sys.stderr.isatty() or "ipykernel" in sys.modules
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                unit="trial",
+                dynamic_ncols=True,
+                mininterval=0.1 if self._live else _SECONDS_BETWEEN_LINES,
+            )
 
     def show(self, tally: Tally, running: int, *, new: int = 0) -> None:
         """Show the counts after `new` more trials have finished."""
@@ -60,7 +72,8 @@ class Progress:
             parts.append(f"best {tally.best:.6g}")
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.update(new)
-        self._bar.refresh()
+        if self._live:
+            self._bar.refresh()
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""
