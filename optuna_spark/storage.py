@@ -45,6 +45,7 @@ _MYSQL_DRIVERS = (
     ("MySQLdb", "mysqldb", "mysqlclient"),
     ("pymysql", "pymysql", "PyMySQL"),
 )
+_BEGIN = "BEGIN IMMEDIATE"
 _warned: set[str] = set()  # storages that the user was told of
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -269,6 +270,7 @@ def _rdb_storage(address: StorageAddress, create_schema: bool) -> RDBStorage:
     arguments = dict(options.get("connect_args", {}))
     if name == "sqlite":
         arguments.setdefault("timeout", storage_grace())
+        arguments["isolation_level"] = None  # this module begins transactions, see below
     elif name in ("mysql", "mariadb"):
         arguments.setdefault("connect_timeout", CONNECT_TIMEOUT)
         # Optuna needs no snapshot across statements, and gap locks make deadlocks.
@@ -277,13 +279,20 @@ def _rdb_storage(address: StorageAddress, create_schema: bool) -> RDBStorage:
             options.update(pool_size=1, max_overflow=1)
     if arguments:
         options["connect_args"] = arguments
-    return RDBStorage(
+    storage = RDBStorage(
         # Optuna runs the URL through str.format.
         address.url.replace("{", "{{").replace("}", "}}"),
         engine_kwargs=options,
         skip_compatibility_check=not create_schema,
         skip_table_creation=not create_schema,
     )
+    if name == "sqlite":
+        # SQLite ignores FOR UPDATE, with which Optuna lets one claimer alone have a trial: there,
+        # a transaction must have the file to itself from its first statement on.
+        sqlalchemy.event.listen(
+            storage.engine, "begin", lambda connection: connection.exec_driver_sql(_BEGIN)
+        )
+    return storage
 
 
 def _warn_of_collation(address: StorageAddress, storage: RDBStorage) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import pickle
 import socket
 import time
@@ -238,6 +239,7 @@ def _claim(opened: _OpenRun, grant: Grant, trial_id: int) -> FrozenTrial | Trial
         "grant": grant.grant_id,
         "begun": begun,
         "host": socket.gethostname(),
+        "process": os.getpid(),
         "application": run.application,
         "stage": task.stageId() if task else None,
         "task_attempt": task.taskAttemptId() if task else None,

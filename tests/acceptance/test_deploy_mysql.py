@@ -1,0 +1,289 @@
+"""deploy/mysql/setup.sh as a process: on a server that it starts, and on servers that run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import optuna
+import pymysql
+import pytest
+from sqlalchemy.engine import URL, make_url
+
+from tests.servers import DatabaseServer
+
+SETUP = Path(__file__).resolve().parents[2] / "deploy" / "mysql" / "setup.sh"
+# The underscore, because GRANT takes a bare one for any character.
+DATABASE, NEIGHBOUR, USER = "deploy_test", "deployXtest", "deployer"
+RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, REFERENCES, INDEX, ALTER"
+
+
+def run_setup(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script; standard error comes with the output."""
+    return subprocess.run(
+        [SETUP, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=600,
+    )
+
+
+@dataclass
+class Deployment:
+    """What one run of the script made."""
+
+    options: list[str]
+    option_file: Path
+    arguments_log: Path  # the arguments of each client that the script ran
+    environment: dict[str, str]
+    admin_sql: Callable[[str], str]
+    output: str = ""
+
+    def run(self, *options: str) -> str:
+        done = run_setup(*self.options, *options, **self.environment)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    @property
+    def password(self) -> str:
+        [password] = re.findall(r"^password=(.+)$", self.option_file.read_text(), re.MULTILINE)
+        return str(password)
+
+    @property
+    def url(self) -> URL:
+        [url] = re.findall(r"^export OPTUNA_STORAGE='(.+)'$", self.output, re.MULTILINE)
+        return make_url(url)
+
+    def connect(self, database: str = DATABASE) -> pymysql.Connection[pymysql.cursors.Cursor]:
+        return pymysql.connect(
+            host=self.url.host or "",
+            port=self.url.port or 0,
+            database=database,
+            read_default_file=parse_qs(self.url.render_as_string().partition("?")[2])[
+                "read_default_file"
+            ][0],
+        )
+
+    def state(self) -> tuple[object, ...]:
+        """All that a second run must leave alone."""
+        accounts = [f"'{USER}'@'{host}'" for host in ("localhost", "127.0.0.1")]
+        statements = ("SHOW GRANTS FOR", "SHOW CREATE USER")
+        server = [self.admin_sql(f"{sql} {name}") for sql in statements for name in accounts]
+        kept = self.option_file.stat()
+        return (server, kept.st_mtime_ns, kept.st_ino, self.option_file.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A folder that the account mysql can enter, which pytest's own are not."""
+    path = Path(tempfile.mkdtemp(prefix="deploy-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module", params=["private", "mysql", "mariadb"])
+def deployment(request: pytest.FixtureRequest, folder: Path) -> Iterator[Deployment]:
+    """The script's first run: on a server of its own, or on one that runs already."""
+    work = folder / request.param
+    work.mkdir(mode=0o755)
+    option_file, log = work / "made" / "mysql.cnf", work / "arguments.log"
+    common = ["--database", DATABASE, "--user", USER, "--option-file", str(option_file)]
+    made = Deployment(common, option_file, log, recording_client(work), lambda sql: "")
+    with contextlib.ExitStack() as cleanup:
+        if request.param == "private":
+            data = private_server(made, work)
+            cleanup.callback(stop_private_server, data)
+        else:
+            server: DatabaseServer = request.getfixturevalue(f"{request.param}_server")
+            running_server(made, work, server)
+            cleanup.callback(
+                server.admin_sql,
+                f"DROP USER {USER}@localhost, {USER}@'127.0.0.1', admin@'127.0.0.1';"
+                f"DROP DATABASE {DATABASE}",
+            )
+        made.output = made.run()
+        yield made
+
+
+def recording_client(work: Path) -> dict[str, str]:
+    """Puts before each client program one that writes its arguments down."""
+    found = {name: shutil.which(name) for name in ("mariadb", "mysql")}
+    (work / "bin").mkdir()
+    for name, program in found.items():
+        if program:
+            script = work / "bin" / name
+            script.write_text(
+                f'#!/bin/sh\necho "$*" >>{work}/arguments.log\nexec {program} "$@"\n'
+            )
+            script.chmod(0o755)
+    return {"PATH": f"{work / 'bin'}:{os.environ['PATH']}"}
+
+
+def private_server(made: Deployment, work: Path) -> Path:
+    if os.geteuid() != 0:
+        pytest.skip("setting up a server on this machine takes root")
+    if not any(map(shutil.which, ("mariadbd", "/usr/sbin/mariadbd", "mysqld", "apt-get"))):
+        pytest.skip("no server is here and there is no apt-get to install one")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = work / "data"
+    made.options += ["--datadir", str(data), "--port", str(port)]
+    made.admin_sql = lambda sql: (
+        subprocess.run(
+            ["mysql", "--no-defaults", f"--socket={data}/mysqld.sock", "-uroot", "-NB"],
+            input=sql,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+    )
+    return data
+
+
+def stop_private_server(data: Path) -> None:
+    pid_file = data / "mysqld.pid"
+    if not pid_file.exists():
+        return
+    pid, deadline = int(pid_file.read_text()), time.monotonic() + 30
+    os.kill(pid, signal.SIGTERM)
+    while pid_file.exists():  # the server removes it last
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"the server {pid} did not stop")
+        time.sleep(0.05)
+
+
+def running_server(made: Deployment, work: Path, server: DatabaseServer) -> None:
+    if not shutil.which("mysql") and not shutil.which("mariadb"):
+        pytest.skip("no mysql or mariadb client is here")
+    password, admin_file = secrets.token_hex(12), work / "admin.cnf"
+    admin_file.touch(mode=0o600)
+    admin_file.write_text(f"[client]\nuser=admin\npassword={password}\n")
+    server.admin_sql(
+        f"CREATE USER admin@'127.0.0.1' IDENTIFIED BY '{password}';"
+        "GRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION"
+    )
+    made.options += ["--admin-option-file", str(admin_file), "--port", str(server.port)]
+    made.admin_sql = lambda sql: str(server.admin_sql(sql))
+
+
+def test_second_run_changes_nothing(deployment: Deployment) -> None:
+    before = deployment.state()
+    second = deployment.run()
+    assert deployment.state() == before
+    assert second.splitlines()[0] == "Nothing to change."
+    assert second.splitlines()[1:] == deployment.output.splitlines()[-1:]
+
+
+def test_password_is_in_the_option_file_alone(deployment: Deployment) -> None:
+    assert len(deployment.password) >= 32
+    assert stat.S_IMODE(deployment.option_file.stat().st_mode) == 0o600
+    assert [path.name for path in deployment.option_file.parent.iterdir()] == ["mysql.cnf"]
+    assert deployment.password not in deployment.output
+    assert "--batch" in deployment.arguments_log.read_text()
+    assert deployment.password not in deployment.arguments_log.read_text()
+
+
+def test_account_has_optunas_rights_on_one_database(deployment: Deployment) -> None:
+    granted = deployment.admin_sql(f"SHOW GRANTS FOR {USER}@localhost")
+    assert granted.count("GRANT") == 2
+    assert f"GRANT {RIGHTS} ON `deploy" in granted
+    deployment.admin_sql(f"CREATE DATABASE {NEIGHBOUR}")
+    try:
+        with deployment.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW DATABASES")
+            databases = {name for (name,) in cursor.fetchall()}
+            assert databases - {"information_schema", "performance_schema"} == {DATABASE}
+            for sql in ("SELECT * FROM mysql.user", f"CREATE TABLE {NEIGHBOUR}.t (x INT)"):
+                with pytest.raises(pymysql.OperationalError, match="denied"):
+                    cursor.execute(sql)
+        with pytest.raises(pymysql.OperationalError, match="Access denied"):
+            deployment.connect(NEIGHBOUR)
+    finally:
+        deployment.admin_sql(f"DROP DATABASE {NEIGHBOUR}")
+
+
+def test_optuna_keeps_parameters_that_differ_in_case(deployment: Deployment) -> None:
+    storage = optuna.storages.RDBStorage(
+        deployment.url.set(drivername="mysql+pymysql").render_as_string(hide_password=False)
+    )
+    study = optuna.create_study(storage=storage, study_name="case")
+    study.optimize(
+        lambda trial: trial.suggest_float("a", 0, 1) + trial.suggest_float("A", 2, 3), n_trials=2
+    )
+    for trial in optuna.load_study(storage=storage, study_name="case").trials:
+        assert set(trial.params) == {"a", "A"}
+        assert trial.params["a"] <= 1 < 2 <= trial.params["A"]
+    optuna.delete_study(storage=storage, study_name="case")
+    storage.engine.dispose()
+
+
+def test_lost_option_file_gives_a_new_password(deployment: Deployment) -> None:
+    lost = deployment.password
+    deployment.option_file.unlink()
+    assert "it has the new password now" in deployment.run()
+    assert deployment.password != lost
+    deployment.connect().close()
+
+
+def test_wrong_password_and_wrong_rights_are_put_right(deployment: Deployment) -> None:
+    deployment.admin_sql(f"ALTER USER {USER}@'127.0.0.1' IDENTIFIED BY 'other-Pass-1'")
+    deployment.admin_sql(f"ALTER USER {USER}@localhost IDENTIFIED BY 'other-Pass-1'")
+    where = "`deploy\\_test`.*"
+    deployment.admin_sql(f"REVOKE ALTER ON {where} FROM {USER}@localhost")
+    deployment.admin_sql(f"GRANT DROP ON {where} TO {USER}@'127.0.0.1' WITH GRANT OPTION")
+    output = deployment.run()
+    assert "had another password" in output
+    assert output.count(f"Gave {USER}@") == 2
+    assert deployment.run().startswith("Nothing to change.")
+
+
+def test_case_insensitive_tables_are_refused(deployment: Deployment) -> None:
+    deployment.admin_sql("CREATE DATABASE old COLLATE utf8mb4_general_ci")
+    deployment.admin_sql("CREATE TABLE old.t (name VARCHAR(9))")
+    try:
+        done = run_setup(*deployment.options, "--database", "old", **deployment.environment)
+    finally:
+        deployment.admin_sql("DROP DATABASE old")
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+    assert "take a and A for one name" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--bogus"], "unknown option --bogus"),
+        (["--user"], "--user needs a value"),
+        (["--database", "a`b"], "--database takes letters"),
+        (["--server", "db.example.com"], "--server needs --admin-option-file"),
+        (["--admin-option-file", "/dev/null", "--server", "db.example.com"], "--host is needed"),
+    ],
+)
+def test_wrong_use_is_one_sentence(options: list[str], says: str) -> None:
+    done = run_setup(*options)
+    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
+    assert says in done.stdout
+
+
+def test_help_names_every_option() -> None:
+    text = run_setup("--help").stdout
+    for option in re.findall(r"^    (--[\w |-]+)\)$", SETUP.read_text(), re.MULTILINE):
+        assert all(f"  {name} " in text for name in option.split(" | "))
