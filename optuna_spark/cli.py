@@ -6,21 +6,17 @@ import argparse
 import builtins
 import importlib
 import json
-import logging
 import os
 import sys
-import tempfile
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from tqdm.auto import tqdm
 
-from optuna_spark import __version__, session, study
+from optuna_spark import __version__, study
 from optuna_spark.backend import ExecutorTraceback
 from optuna_spark.exceptions import (
     ObjectiveNotCallable,
@@ -31,6 +27,7 @@ from optuna_spark.exceptions import (
     UsageError,
 )
 from optuna_spark.objectives import load_objective
+from optuna_spark.screen import quiet_screen
 from optuna_spark.settings import DEFAULT_STORAGE, STORAGE_VARIABLE
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -147,12 +144,14 @@ def _pack(options: argparse.Namespace) -> int:
 def _optimize(options: argparse.Namespace) -> int:
     if options.n_trials is options.total_trials is options.timeout is None:
         raise UsageError("Nothing limits the run: give --n-trials, --total-trials or --timeout.")
-    _quiet(options.verbose)
+    with quiet_screen(verbose=options.verbose):
+        return _optimize_quietly(options)
+
+
+def _optimize_quietly(options: argparse.Namespace) -> int:
     objective, module = load_objective(options.objective)
     made = _find_study(options, module)
     catch = tuple(_exception(name) for name in options.catch)
-    log = None if options.verbose else _new_log()
-    session.write_jvm_output_to(log)
     failed: BaseException | None = None
     try:
         made.optimize(
@@ -168,15 +167,15 @@ def _optimize(options: argparse.Namespace) -> int:
         )
     except OptunaSparkError:
         raise
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
+        if error.__cause__ is None:  # SIGTERM ended this process, no objective did
+            raise
+        failed = error
+    except Exception as error:
         failed = error
     except KeyboardInterrupt:
         print("Interrupted: the trials that ran are recorded as failed.", file=sys.stderr)
         failed = KeyboardInterrupt()
-    finally:
-        session.stop_session()
-        if log is not None and failed is None:
-            log.unlink(missing_ok=True)
     if failed is not None:
         _print_failure(failed)
     _print_summary(made)
@@ -232,31 +231,6 @@ def _exception(name: str) -> type[BaseException]:
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         raise UsageError(f"--catch {name}: there is no such exception; write package.Name.")
     return found
-
-
-def _quiet(verbose: bool) -> None:
-    handler = _BarHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    ours = logging.getLogger("optuna_spark")
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO if verbose else logging.WARNING)
-    if not verbose:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        for category in (FutureWarning, DeprecationWarning):
-            warnings.simplefilter("ignore", category)
-
-
-class _BarHandler(logging.Handler):
-    """Writes above the progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def _new_log() -> Path:
-    number, name = tempfile.mkstemp(prefix="optuna-spark-", suffix=".log")
-    os.close(number)
-    return Path(name)
 
 
 def _print_failure(failed: BaseException) -> None:

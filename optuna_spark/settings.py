@@ -55,16 +55,15 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("n_trials", "total_trials", "max_retries"):
             count = getattr(self, name)
-            if count is not None and not (_is_whole(count) and count >= 0):
+            left_out = count is None and name != "max_retries"
+            if not left_out and not (_is_whole(count) and count >= 0):
                 raise UsageError(f"`{name}` is {count!r}: give a whole number of 0 or more.")
         if not _is_whole(self.n_jobs) or (self.n_jobs < 1 and self.n_jobs != -1):
             raise UsageError(
                 f"`n_jobs` is {self.n_jobs!r}: give a whole number of 1 or more, "
                 "or -1 for every task slot."
             )
-        if self.timeout is not None and not (
-            isinstance(self.timeout, numbers.Real) and self.timeout > 0
-        ):
+        if self.timeout is not None and not (_is_real(self.timeout) and self.timeout > 0):
             raise UsageError(f"`timeout` is {self.timeout!r}: give seconds, more than 0.")
         if self.n_trials is not None and self.total_trials is not None:
             raise UsageError(
@@ -77,16 +76,21 @@ def storage_grace() -> float:
     """Seconds for which a storage may be away, from `OPTUNA_SPARK_STORAGE_GRACE`.
 
     Raises:
-        UsageError: the variable is not a number of seconds.
+        UsageError: the variable is no number of seconds, or negative.
     """
     text = os.environ.get("OPTUNA_SPARK_STORAGE_GRACE", "")
     try:
-        return float(text) if text else DEFAULT_STORAGE_GRACE
+        grace = float(text) if text else DEFAULT_STORAGE_GRACE
     except ValueError:
-        raise UsageError(
-            f"OPTUNA_SPARK_STORAGE_GRACE is {text!r}: give a number of seconds."
-        ) from None
+        grace = -1.0
+    if not grace >= 0:  # NaN too
+        raise UsageError(f"OPTUNA_SPARK_STORAGE_GRACE is {text!r}: give seconds, 0 or more.")
+    return grace
 
 
 def _is_whole(count: object) -> bool:
     return isinstance(count, numbers.Integral) and not isinstance(count, bool)
+
+
+def _is_real(number: object) -> bool:
+    return isinstance(number, numbers.Real) and not isinstance(number, bool)
