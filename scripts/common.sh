@@ -83,7 +83,7 @@ have_spark() {
     [ -x "$SPARK_HOME/bin/spark-submit" ] ||
       stop "SPARK_HOME is $SPARK_HOME, which holds no bin/spark-submit: correct or unset it."
     # The Python side must be of the same version as that Spark.
-    py4j=$(find "$SPARK_HOME/python/lib" -name 'py4j-*-src.zip' 2>/dev/null | head -n 1)
+    py4j=$(find "$SPARK_HOME/python/lib" -name 'py4j-*-src.zip' 2>/dev/null | head -n 1 || true)
     [ -z "$py4j" ] || export PYTHONPATH=$SPARK_HOME/python:$py4j${PYTHONPATH:+:$PYTHONPATH}
   fi
   options="--master $(printf %q "$master")"

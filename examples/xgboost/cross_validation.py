@@ -35,7 +35,7 @@ PRACTICE = DEFAULTS | {
 }
 
 
-def suggest_params(trial: optuna.Trial, scale: float) -> dict[str, Any]:
+def suggest_params(trial: optuna.trial.BaseTrial, scale: float) -> dict[str, Any]:
     """Ask the trial for XGBoost's parameters.
 
     Args:
@@ -116,22 +116,20 @@ class CrossValidation:
     base: dict[str, Any]  # XGBoost's objective and metric, which are not tuned
     scale: float
     n_folds: int
-    repeats: int
     seed: int
 
     def __call__(self, trial: optuna.Trial) -> float:
         params = self.base | suggest_params(trial, self.scale)
         patience = 10 + round(2 / params["learning_rate"])
         curves: list[list[float]] = []
-        for repeat in range(self.repeats):
-            folds = assign_folds(self.target, self.n_folds, self.seed + repeat)
-            for fold in range(self.n_folds):
-                table = (self.features, self.target)
-                _, curve = train(params, MAX_ROUNDS, table, folds == fold, patience)
-                trial.report(min(curve), step=len(curves))
-                curves.append(curve)
-                if trial.should_prune():
-                    raise optuna.TrialPruned
+        folds = assign_folds(self.target, self.n_folds, self.seed)
+        for fold in range(self.n_folds):
+            table = (self.features, self.target)
+            _, curve = train(params, MAX_ROUNDS, table, folds == fold, patience)
+            trial.report(min(curve), step=fold)
+            curves.append(curve)
+            if trial.should_prune():
+                raise optuna.TrialPruned
         # The best round of each fold would be too good to be true; the best round of the mean of
         # all folds is one that the final model can use.
         shortest = min(map(len, curves))
@@ -153,10 +151,9 @@ def make_objective(table: Table, rows: np.ndarray, seed: int) -> CrossValidation
         base |= {"objective": "multi:softprob", "eval_metric": "mlogloss"}
         base["num_class"] = len(table.classes)
     features, target = table.features[rows], table.target[rows]
-    # The fewer the rows, the more does a fold's loss of rows matter, and the noisier its score;
-    # and the quicker is another fold.
-    n_folds, repeats = (10, 2) if len(target) < 1000 else (10, 1) if len(target) < 5000 else (5, 1)
-    return CrossValidation(features, target, base, scale, n_folds, repeats, seed)
+    # Of few rows, a model misses each one that its fold holds back; and a fold is quick.
+    n_folds = 10 if len(target) < 5000 else 5
+    return CrossValidation(features, target, base, scale, n_folds, seed)
 
 
 def make_sampler_and_pruner(

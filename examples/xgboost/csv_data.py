@@ -238,4 +238,4 @@ def _is_number(cell: str) -> bool:
 
 def _open_text(path: Path) -> IO[str]:
     opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="")  # type: ignore
+    return opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="")

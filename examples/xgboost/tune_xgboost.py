@@ -32,6 +32,7 @@ from csv_data import BadTable, Table, prepare, read_csv
 from sklearn.datasets import load_diabetes
 
 import optuna_spark
+from optuna_spark.exceptions import OptunaSparkError, UsageError
 from optuna_spark.screen import quiet_screen
 
 METRICS = {"rmse": "RMSE", "logloss": "log-loss", "mlogloss": "log-loss"}
@@ -76,9 +77,9 @@ def describe(table: Table, held_out: np.ndarray, objective: CrossValidation) -> 
     for note in table.notes:
         print(note)
     print(f"{table.task.capitalize()}: {table.reason} (--task decides otherwise).")
-    folds = f"{objective.n_folds} folds{', twice' if objective.repeats == 2 else ''}"
-    split = f"Tuning on {(~held_out).sum()} rows in {folds}; {held_out.sum()} rows are held out."
-    print(split, flush=True)  # before the progress bar on stderr
+    split = f"Tuning on {(~held_out).sum()} rows in {objective.n_folds} folds"
+    # Flushed, to come before the progress bar on stderr.
+    print(f"{split}; {held_out.sum()} rows are held out.", flush=True)
 
 
 def open_study(objective: CrossValidation, args: argparse.Namespace) -> optuna.Study:
@@ -146,37 +147,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 failed, 2 wrong arguments or data, 130 interrupted.
     """
     args = parse_args(argv)
-    with quiet_screen(verbose=args.verbose):
-        return tune(args)
+    try:
+        with quiet_screen(verbose=args.verbose):
+            return tune(args)
+    except (BadTable, OptunaSparkError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("Interrupted; with --study-name the same command goes on.", file=sys.stderr)
+        return 130
 
 
 def tune(args: argparse.Namespace) -> int:
     """Do what the arguments ask for; returns the exit code."""
+    table = load_table(args)
+    held_out = assign_folds(table.target, 5, args.seed) == 0
+    objective = make_objective(table, ~held_out, args.seed)
     try:
-        table = load_table(args)
-        held_out = assign_folds(table.target, 5, args.seed) == 0
-        objective = make_objective(table, ~held_out, args.seed)
         args.output.mkdir(parents=True, exist_ok=True)
-    except (BadTable, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        raise UsageError(f"--output {str(args.output)!r} cannot be made: {error}.") from error
     describe(table, held_out, objective)
     started = time.monotonic()
-    try:
-        study = open_study(objective, args)
-        study.optimize(
-            objective,
-            n_trials=args.n_trials,
-            n_jobs=args.n_jobs,
-            timeout=args.timeout,
-            show_progress_bar=not args.verbose,
-        )
-    except (BadTable, optuna_spark.OptunaSparkError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print("Interrupted; with --storage and --study-name it can go on.", file=sys.stderr)
-        return 130
+    study = open_study(objective, args)
+    study.optimize(
+        objective,
+        n_trials=args.n_trials,
+        n_jobs=args.n_jobs,
+        timeout=args.timeout,
+        show_progress_bar=not args.verbose,
+    )
     seconds = time.monotonic() - started
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     if not any(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials):

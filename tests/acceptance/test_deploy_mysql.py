@@ -25,7 +25,9 @@ from sqlalchemy.engine import URL, make_url
 
 from tests.servers import DatabaseServer
 
-SETUP = Path(__file__).resolve().parents[2] / "deploy" / "mysql" / "setup.sh"
+ROOT = Path(__file__).resolve().parents[2]
+SETUP = ROOT / "deploy" / "mysql" / "setup.sh"
+LAUNCHER = ROOT / "scripts" / "run-optuna-spark.sh"
 # The underscore, because GRANT takes a bare one for any character.
 DATABASE, NEIGHBOUR, USER = "deploy_test", "deployXtest", "deployer"
 RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, REFERENCES, INDEX, ALTER"
@@ -287,3 +289,28 @@ def test_help_names_every_option() -> None:
     text = run_setup("--help").stdout
     for option in re.findall(r"^    (--[\w |-]+)\)$", SETUP.read_text(), re.MULTILINE):
         assert all(f"  {name} " in text for name in option.split(" | "))
+
+
+def test_the_launcher_runs_with_what_the_script_printed(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    (tmp_path / "tune.py").write_text(
+        "def objective(trial):\n    return trial.suggest_float('x', -1, 1) ** 2\n"
+    )
+    command = [LAUNCHER, "tune.py:objective", "--study-name", "printed", "--n-trials", "6"]
+    storage = deployment.url.render_as_string(hide_password=False)
+    done = subprocess.run(
+        [*command, "--direction", "minimize"],
+        cwd=tmp_path,
+        env={**os.environ, "OPTUNA_STORAGE": storage, "SPARK_MASTER": "local[2]"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert deployment.password not in done.stdout + done.stderr
+    states = deployment.admin_sql(f"SELECT state FROM {DATABASE}.trials")
+    assert str(states).count("COMPLETE") >= 6
+    before = deployment.state()
+    assert "Nothing to change." in deployment.run()
+    assert deployment.state() == before
