@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import contextlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -28,7 +30,7 @@ from optuna_spark.exceptions import (
 )
 from optuna_spark.objectives import load_objective
 from optuna_spark.screen import quiet_screen
-from optuna_spark.settings import DEFAULT_STORAGE, STORAGE_VARIABLE
+from optuna_spark.settings import DEFAULT_STORAGE, STORAGE_VARIABLE, Limits
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 _WRONG_USE = (UsageError, ObjectiveNotFound, ObjectiveNotCallable, StorageUrlError)
@@ -90,7 +92,7 @@ def _add_optimize(commands: Any) -> None:
     )
     for kind in ("sampler", "pruner"):
         place.add_argument(f"--{kind}", help=f"a class of optuna.{kind}s, as TPESampler")
-        place.add_argument(f"--{kind}-kwargs", type=json.loads, default={}, metavar="JSON")
+        place.add_argument(f"--{kind}-kwargs", type=_json_object, default={}, metavar="JSON")
     limits = parser.add_argument_group("how far, and how wide")
     limits.add_argument("--n-trials", type=int, help="new trials that this command finishes")
     limits.add_argument("--total-trials", type=int, help="finished trials of the study to stop at")
@@ -109,6 +111,14 @@ def _add_optimize(commands: Any) -> None:
     limits.add_argument("--gc-after-trial", action="store_true")
     parser.add_argument("--show-progress-bar", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--verbose", action="store_true", help="show Optuna's and Spark's logs")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no JSON object: write it as '{{\"seed\": 1}}'.")
 
 
 def _add_pack(commands: Any) -> None:
@@ -144,14 +154,22 @@ def _pack(options: argparse.Namespace) -> int:
 def _optimize(options: argparse.Namespace) -> int:
     if options.n_trials is options.total_trials is options.timeout is None:
         raise UsageError("Nothing limits the run: give --n-trials, --total-trials or --timeout.")
+    # What is wrong is said before a study is created.
+    Limits(
+        options.n_trials,
+        options.total_trials,
+        options.n_jobs,
+        options.timeout,
+        options.max_retries,
+    )
     with quiet_screen(verbose=options.verbose):
         return _optimize_quietly(options)
 
 
 def _optimize_quietly(options: argparse.Namespace) -> int:
     objective, module = load_objective(options.objective)
-    made = _find_study(options, module)
     catch = tuple(_exception(name) for name in options.catch)
+    made = _find_study(options, module)
     failed: BaseException | None = None
     try:
         made.optimize(
@@ -211,14 +229,20 @@ def _directions_of(module: Any) -> list[str] | None:
 def _component(kind: str, options: argparse.Namespace) -> Any:
     name, arguments = getattr(options, kind), getattr(options, f"{kind}_kwargs")
     if name is None:
+        if arguments:
+            raise UsageError(f"--{kind}-kwargs is given without --{kind}: name the class too.")
         return None
-    found = getattr(getattr(optuna, f"{kind}s"), name, None)
-    if found is None:
+    module = getattr(optuna, f"{kind}s")
+    found = getattr(module, name, None)
+    if not (inspect.isclass(found) and issubclass(found, getattr(module, f"Base{kind.title()}"))):
         raise UsageError(f"optuna.{kind}s has no {name!r}: name one of its classes.")
     try:
         return found(**arguments)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"--{kind} {name} cannot be made: {error}") from None
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UsageError(
+            f"--{kind} {name} cannot be made ({reason}): correct --{kind}-kwargs."
+        ) from None
 
 
 def _exception(name: str) -> type[BaseException]:
@@ -226,7 +250,7 @@ def _exception(name: str) -> type[BaseException]:
     try:
         module = importlib.import_module(place) if place else builtins
         found = getattr(module, attribute)
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, TypeError):  # TypeError: a place that begins with a dot
         found = None
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         raise UsageError(f"--catch {name}: there is no such exception; write package.Name.")

@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import site
 import sys
 import sysconfig
@@ -28,6 +29,7 @@ _HINTS = {
     "SparkSession": "Spark objects stay on the driver",
     "SparkContext": "Spark objects stay on the driver",
     "DataFrame": "Spark objects stay on the driver; collect the data first",
+    "RDD": "Spark objects stay on the driver; collect the data first",
 }
 
 
@@ -62,7 +64,8 @@ def load_objective(target: str) -> tuple[Callable[..., Any], types.ModuleType]:
             if inspect.isfunction(value) and value.__module__ == module.__name__
         ]
         raise ObjectiveNotFound(
-            f"{place} has no {name!r}; it defines {', '.join(sorted(known)) or 'no function'}."
+            f"{place} has no {name!r}: correct the name, it defines "
+            f"{', '.join(sorted(known)) or 'no function'}."
         ) from None
     return check_callable(objective, target), module
 
@@ -75,8 +78,8 @@ def check_callable(objective: Any, name: str = "The objective") -> Callable[...,
     """
     if not callable(objective):
         raise ObjectiveNotCallable(
-            f"{name} is a {type(objective).__name__}, not a function: name a function that takes "
-            "a trial and returns its value."
+            f"{name} is {_kind(objective)}, not a function: name a function that takes a trial "
+            "and returns its value."
         )
     return objective  # type: ignore[no-any-return]
 
@@ -98,7 +101,7 @@ def pickle_objective(run: object, objective: object) -> bytes:
         try:
             data: bytes = cloudpickle.dumps(run)
         except Exception as error:
-            raise _not_picklable(objective, error) from error
+            raise _not_picklable(run, objective, error) from error
         if len(data) > LARGE_CAPTURE:
             _warn_of_size(objective, len(data))
     return data
@@ -123,6 +126,8 @@ def _load_file(path: Path) -> types.ModuleType:
 def _load_module(name: str) -> types.ModuleType:
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
+        if name.startswith("."):  # a path without its .py; importlib would want a package
+            raise ModuleNotFoundError(name=name)
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
@@ -133,16 +138,47 @@ def _load_module(name: str) -> types.ModuleType:
 
 
 def pickle_error(error: BaseException) -> bytes:
-    """Pickle an exception; one that cannot travel becomes its nearest base class that can."""
-    for kind in type(error).__mro__:
+    """Pickle an exception; a class that cannot travel becomes its nearest base that can."""
+    text = type(error).__name__
+    with contextlib.suppress(Exception):  # its own __str__ may fail
+        text = f"{text}: {error}"
+    forms: list[Callable[[], object]] = [lambda: error, lambda: _WithoutInit(error)]
+    forms += [functools.partial(kind, text) for kind in type(error).__mro__[1:]]
+    for form in forms:
         try:
-            copy = error if kind is type(error) else kind(f"{type(error).__name__}: {error}")
-            data: bytes = cloudpickle.dumps(copy)
+            data: bytes = cloudpickle.dumps(form())
             cloudpickle.loads(data)
             return data
-        except Exception:  # a class of its own kind; the next one up is the fallback
+        except Exception:  # a class of its own kind; the next form is the fallback
             continue
     raise AssertionError("BaseException itself can be pickled")
+
+
+class _WithoutInit:
+    """Pickles as an exception whose `__init__` is not called, without what cannot travel."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        args = tuple(part if _can_be_pickled(part) else repr(part) for part in self._error.args)
+        held = {key: part for key, part in vars(self._error).items() if _can_be_pickled(part)}
+        return _make_error, (type(self._error), args, held)
+
+
+def _make_error(
+    kind: type[BaseException], args: tuple[Any, ...], held: dict[str, Any]
+) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(held)
+    return error
+
+
+def pickle_sampler(sampler: object) -> bytes:
+    """Pickle a sampler on an executor, where its class may have come by value."""
+    data: bytes = cloudpickle.dumps(sampler)
+    return data
 
 
 @contextlib.contextmanager
@@ -183,47 +219,94 @@ def _is_users(module: types.ModuleType) -> bool:
     return not path.startswith(_installed_folders()) and "site-packages" not in path
 
 
-def _not_picklable(objective: object, error: Exception) -> ObjectiveNotPicklable:
-    path, culprit = _find_culprit(objective, "the objective", set())
-    kind = type(culprit).__name__
-    hint = _HINTS.get(kind, "create or open it inside the objective")
-    if culprit is objective:
+def _not_picklable(run: object, objective: object, error: Exception) -> ObjectiveNotPicklable:
+    whole = objective
+    if _can_be_pickled(objective):  # then it is the sampler, or what else goes with it
+        whole = next((part for _, part in _parts(run) if not _can_be_pickled(part)), run)
+    subject = "The objective" if whole is objective else f"The {type(whole).__name__}"
+    path, culprit = _find_culprit(whole, "", set()) or ("", whole)
+    hint = _HINTS.get(type(culprit).__name__, "create or open it inside the objective")
+    if culprit is whole:
         return ObjectiveNotPicklable(
-            f"The objective cannot be sent to executors ({_first_line(error)}): {hint}."
+            f"{subject} cannot be sent to executors ({_first_line(error)}): {hint}."
         )
     return ObjectiveNotPicklable(
-        f"The objective captures {path}, a {kind}, which cannot be sent to executors: {hint}."
+        f"{subject} captures {path}, {_kind(culprit)}, which cannot be sent to executors: {hint}."
     )
 
 
-def _find_culprit(value: object, path: str, seen: set[int]) -> tuple[str, object]:
-    """Follow what a value holds down to the innermost part that cannot be pickled."""
+def _kind(value: object) -> str:
+    if isinstance(value, io.IOBase):
+        return "an open file"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _find_culprit(value: object, path: str, seen: set[int]) -> tuple[str, object] | None:
+    """Follow what a value holds down to the innermost part that cannot be pickled.
+
+    Returns:
+        Its path and itself; None where all that is at fault in the value was seen before.
+    """
     seen.add(id(value))
-    for name, part in _parts(value):
-        if id(part) not in seen and not _can_be_pickled(part):
-            inner = name if path == "the objective" else f"{path}{name}"
-            return _find_culprit(part, inner, seen)
-    return path, value
+    faulty = [(name, part) for name, part in _parts(value) if not _can_be_pickled(part)]
+    # What a Spark object holds says nothing to the user.
+    if not faulty or type(value).__name__ in _HINTS:
+        return path, value
+    for name, part in faulty:
+        if id(part) not in seen:
+            found = _find_culprit(part, _inner(path, name), seen)
+            if found is not None:
+                return found
+    return None
+
+
+def _inner(path: str, name: str) -> str:
+    return f"{path or 'self'}{name}" if name.startswith((".", "[")) else name
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
+    """What a value holds: by an index or attribute of it, or by a name of its own."""
     if isinstance(value, types.MethodType):
         yield "self", value.__self__
     elif isinstance(value, functools.partial):
         yield from ((f"argument {index}", part) for index, part in enumerate(value.args))
         yield from value.keywords.items()
-        yield "the objective", value.func
+        yield from _parts(value.func)
     elif inspect.isfunction(value):
-        with contextlib.suppress(ValueError):  # a cell that is still empty
-            found = inspect.getclosurevars(value)
-            yield from found.nonlocals.items()
-            yield from found.globals.items()
+        yield from _parts_of_function(value)
     elif isinstance(value, Mapping):
         yield from ((f"[{key!r}]", part) for key, part in value.items())
-    elif isinstance(value, (list, tuple, set)):
+    elif isinstance(value, (list, tuple, set, frozenset)):
         yield from ((f"[{index}]", part) for index, part in enumerate(value))
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)):
-        yield from ((f".{key}", part) for key, part in vars(value).items())
+    elif isinstance(value, type):
+        for key, part in vars(value).items():
+            yield f".{key}", getattr(part, "__func__", getattr(part, "fget", part))
+    elif not isinstance(value, types.ModuleType):
+        slots = (name for kind in type(value).__mro__ for name in vars(kind).get("__slots__", ()))
+        for key in (*getattr(value, "__dict__", ()), *slots):
+            yield f".{key}", getattr(value, key, None)
+        yield type(value).__name__, type(value)
+
+
+def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, object]]:
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is not parameter.empty:
+            yield parameter.name, parameter.default
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            yield name, cell.cell_contents
+    for name in _names(function.__code__):
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Names that a function, or a function inside it, looks up outside itself."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
 
 
 def _can_be_pickled(value: object) -> bool:
@@ -238,8 +321,9 @@ def _size(value: object) -> int | None:
 
 
 def _warn_of_size(objective: object, size: int) -> None:
-    parts = [(part_size, name) for name, part in _parts(objective) if (part_size := _size(part))]
-    largest, name = max(parts, default=(size, "its captures"))
+    parts = [(name, part) for name, part in _parts(objective) if part is not objective]
+    sizes = [(_size(part) or 0, _inner("", name)) for name, part in parts]
+    largest, name = max(sizes, default=(size, "its captures"))
     warnings.warn(
         f"The objective is {size >> 20} MB, of which {name!r} is {largest >> 20} MB: it is sent "
         "once to each executor, but reading it inside the objective may be cheaper.",

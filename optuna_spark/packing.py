@@ -1,73 +1,48 @@
-"""Pack an environment, Python included, for executors that have nothing preinstalled."""
+"""Packs a Python environment into one archive that Spark's executors unpack and run.
+
+A conda environment is left to conda-pack. A venv becomes the plain installation that it stands
+for: the interpreter, `libpython` where that is a file of its own, the standard library and the
+packages; nothing in it depends on where it is unpacked. Either way packages that are installed
+editable travel as ordinary ones, and of `bin/` only `python` is meant to be run: other scripts
+name the old place in their first line. What the interpreter takes from the operating system, the
+C library above all, stays the executor's; a conda environment brings most of that along.
+"""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-import json
+import io
 import os
-import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
+from optuna_spark.environments import LEFT_OUT, Environment, editable_files, files_under, inspect
 from optuna_spark.exceptions import PackingError
 
-_COMPRESSION = 3  # of gzip's 9; more costs seconds and saves little
-# Executors have Spark's own pyspark and py4j; the rest is of no use to a trial.
-_NOT_PACKED = ("pyspark", "py4j", "pip")
-_NOT_OF_STDLIB = ("site-packages", "dist-packages", "test", "idlelib", "ensurepip")
+# A file of the archive: a copy of another, these bytes, or (text) a link to a name beside it.
+_Content = Path | bytes | str
 
-# Runs in the environment to pack, and says what that consists of.
-_FACTS = r"""
-import importlib.metadata as metadata, importlib.util, json, os, site, sys, sysconfig
-
-def editable(distribution):
-    text = distribution.read_text("direct_url.json")
-    return bool(text and json.loads(text).get("dir_info", {}).get("editable"))
-
-def names(distribution):
-    listed = (distribution.read_text("top_level.txt") or "").split()
-    return listed or [distribution.metadata["Name"].replace("-", "_")]
-
-def source(name):
-    found = importlib.util.find_spec(name)
-    if found is None:
-        return None
-    return list(found.submodule_search_locations or [])[0] if found.submodule_search_locations \
-        else found.origin
-
-library = sysconfig.get_config_var("INSTSONAME") or ""
-library = os.path.join(sysconfig.get_config_var("LIBDIR") or "", library)
-base = sys._base_executable
-json.dump({
-    "version": "%d.%d" % sys.version_info[:2],
-    "executable": os.path.realpath(base),
-    "base_prefix": sys.base_prefix,
-    "library": library if ".so" in library and os.path.exists(library) else None,
-    "stdlib": sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix}),
-    "packages": [path for path in sys.path if os.path.basename(path).endswith("-packages")
-                 and os.path.isdir(path)],
-    "editable": {name: source(name) for distribution in metadata.distributions()
-                 if editable(distribution) for name in names(distribution)},
-}, sys.stdout)
-"""
-
-
-@dataclass(frozen=True)
-class _Environment:
-    """What an environment consists of, as its own Python says."""
-
-    version: str  # "3.11"
-    executable: Path  # the interpreter itself, no link
-    base_prefix: Path
-    library: Path | None  # libpython, where it is shared
-    stdlib: Path
-    packages: tuple[Path, ...]  # folders of installed packages, the first one wins
-    editable: dict[str, Path]  # packages that are installed as links to their sources
+_GZIP_LEVEL = 3
+_BLOCK = 4 << 20  # bytes that one thread compresses at a time
+_THREADS = os.cpu_count() or 1
+_MTIME = 1_000_000_000  # of what is no copy of a file; tar would warn of 1970
+# Where a venv's packages put files beside their modules: MKL its libraries, for example.
+_DATA_FOLDERS = ("etc", "lib", "share")
+# Without `home` this makes no venv. It only keeps out the packages in the ~/.local of whoever
+# runs the executor, which would come before ours.
+_VENV_SETTINGS = b"include-system-site-packages = false\n"
+# Adds a folder with packages, .pth files included; site.py runs it with `sitedir` as a local.
+_ADD_SITE = (
+    "import os, site, sys; "
+    "site.addsitedir(os.path.join(sys._getframe(1).f_locals['sitedir'], '{name}'))\n"
+)
 
 
 def pack_environment(
@@ -75,187 +50,198 @@ def pack_environment(
 ) -> Path:
     """Pack an environment for `spark-submit --archives FILE#environment`.
 
-    The archive holds the Python interpreter, the standard library and all installed packages but
-    pyspark, which executors have from Spark. Executors run it as `./environment/bin/python`.
-    Other programs of the environment's `bin` are left out, or name the old place.
+    Executors then run it as `./environment/bin/python`, without a Python of their own. They need
+    this host's kind of processor, and a C library that is not older.
 
     Args:
-        output: The `.tar.gz` to write; replaced in one step.
-        prefix: The conda or virtual environment to pack; default: the running one.
+        output: The `.tar.gz` to write; an existing one is replaced once the new one is whole.
+        prefix: The folder of a venv, a conda environment or another Python installation;
+            default: the running one.
 
     Returns:
-        The archive's path.
+        The archive.
 
     Raises:
-        PackingError: the environment cannot be packed; the message says why.
+        PackingError: the environment cannot be packed, or the archive cannot be written.
 
     Example:
         >>> pack_environment("env.tar.gz")  # doctest: +SKIP
         PosixPath('env.tar.gz')
     """
-    target, place = Path(output), Path(prefix or sys.prefix)
-    environment = _inspect(place)
-    with tempfile.TemporaryDirectory(prefix=".packing-", dir=target.absolute().parent) as folder:
-        draft = Path(folder, "environment.tar.gz")
-        if _is_conda(place):
-            _pack_conda(place, environment, draft)
+    output, environment = Path(output), inspect(prefix)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        if (environment.prefix / "conda-meta").is_dir():
+            _pack_conda(environment, temporary, left_out=output)
         else:
-            with tarfile.open(draft, "w:gz", compresslevel=_COMPRESSION) as archive:
-                _add_interpreter(archive, environment)
-                _add_packages(archive, environment)
-        draft.chmod(0o644)
-        draft.replace(target)
-    return target
+            _write(temporary, _files_of(environment))
+        temporary.chmod(0o644)
+        temporary.replace(output)
+    except OSError as error:
+        raise PackingError(
+            f"{environment.prefix} cannot be packed into {output}: {error}."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return output
 
 
 def environment_fingerprint(prefix: str | os.PathLike[str] | None = None) -> str:
-    """A short text that changes when what is installed in an environment changes.
+    """Tell whether an archive is still that of an environment, in a fraction of a second.
 
     Args:
-        prefix: The environment; default: the running one.
+        prefix: The environment's folder; default: the running one.
+
+    Returns:
+        16 hexadecimal digits, which change with the interpreter, with what is installed, and with
+        the source of what is installed editable.
 
     Raises:
-        PackingError: there is no Python in it.
+        PackingError: there is no environment, or one that cannot be packed.
+
+    Example:
+        >>> environment_fingerprint() == environment_fingerprint()  # doctest: +SKIP
+        True
     """
-    environment = _inspect(Path(prefix or sys.prefix))
-    seen = hashlib.sha256(f"{environment.executable} {environment.version}".encode())
-    for folder in environment.packages:
-        for entry in sorted(folder.iterdir()):
-            seen.update(f"{entry.name} {entry.stat().st_mtime_ns}\n".encode())
-    for source in environment.editable.values():
-        for path in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
-            seen.update(f"{path} {path.stat().st_mtime_ns}\n".encode())
-    return seen.hexdigest()[:16]
+    environment = inspect(prefix)
+    seen = [str(environment), _stamp(environment.program), _stamp(Path(__file__))]
+    seen += map(_stamp, sorted((environment.prefix / "conda-meta").glob("*.json")))
+    for site in environment.sites:
+        for path in sorted(site.iterdir()):
+            # What is imported gets a new mtime, for __pycache__; what pip writes beside it not.
+            told = path.suffix in {".dist-info", ".egg-info"} or path.is_file()
+            seen.append(_stamp(path) if told else path.name)
+        seen += map(_stamp, editable_files(site, "")[0].values())
+    return hashlib.sha256("\n".join(seen).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _is_conda(prefix: Path) -> bool:
-    return (prefix / "conda-meta").is_dir()
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
-def _inspect(prefix: Path) -> _Environment:
-    python = prefix / "bin" / "python"
-    if not python.exists():
-        raise PackingError(f"{prefix} holds no bin/python: name a conda or virtual environment.")
-    try:
-        answer = subprocess.run(
-            [str(python), "-c", _FACTS], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        raise PackingError(f"{python} does not run: {detail.strip().splitlines()[-1]}") from error
-    facts: dict[str, Any] = json.loads(answer.stdout)
-    for name, source in facts["editable"].items():
-        if source is None or not Path(source).exists():
-            raise PackingError(
-                f"The package {name} is installed from a folder that is gone: install it again, "
-                f"or `pip uninstall` it."
-            )
-    return _Environment(
-        version=facts["version"],
-        executable=Path(facts["executable"]),
-        base_prefix=Path(facts["base_prefix"]),
-        library=Path(facts["library"]) if facts["library"] else None,
-        stdlib=Path(facts["stdlib"]),
-        packages=tuple(Path(path) for path in facts["packages"]),
-        editable={name: Path(source) for name, source in facts["editable"].items()},
-    )
+def _files_of(environment: Environment) -> dict[str, _Content]:
+    """Name the files of an archive, unless conda made the environment."""
+    if not sys.platform.startswith("linux"):
+        raise PackingError("A venv can be packed on Linux alone: use a conda environment.")
+    python = f"python{environment.version}"
+    program = environment.program.read_bytes()
+    files: dict[str, _Content] = {"bin/python": python, "bin/python3": python}
+    if environment.libpython is not None:
+        name = environment.libpython.name
+        # The program gives the bare name, which the loader would find where Python was built or
+        # in the executor's system. A path to ours has to fit into the same bytes.
+        link = "py.so".rjust(len(name) - len("$ORIGIN/../lib/"), "_")
+        path = f"$ORIGIN/../lib/{link}"
+        program = program.replace(f"\0{name}\0".encode(), f"\0{path}\0".encode())
+        files |= {f"lib/{name}": environment.libpython, f"lib/{link}": name}
+    files |= {f"bin/{python}": program, "pyvenv.cfg": _VENV_SETTINGS}
+    packages = {"site-packages", "dist-packages"}
+    files.update(files_under(environment.stdlib, environment.packed_stdlib, skip=packages))
+    if (environment.prefix / "pyvenv.cfg").exists():
+        for folder in _DATA_FOLDERS:
+            if (environment.prefix / folder).is_dir():
+                files.update(files_under(environment.prefix / folder, folder, skip={python}))
+    for number, site in enumerate(environment.sites):
+        into = environment.packed_site
+        if number:  # the system's, for a venv that includes them
+            files[f"{into}/site-{number}.pth"] = _ADD_SITE.format(name=f"site-{number}").encode()
+            into += f"/site-{number}"
+        sources, hooks = editable_files(site, into)
+        files |= {**sources, **dict(files_under(site, into)), **hooks}
+    return files
 
 
-def _add_interpreter(archive: tarfile.TarFile, environment: _Environment) -> None:
-    name = f"python{environment.version}"
-    _add_binary(archive, environment.executable, f"bin/{name}", environment.base_prefix)
-    for link in ("python", "python3"):
-        member = tarfile.TarInfo(f"bin/{link}")
-        member.type, member.linkname = tarfile.SYMTYPE, name
-        archive.addfile(member)
-    if environment.library is not None:
-        library = environment.library
-        _add_binary(archive, library, f"lib/{library.name}", environment.base_prefix)
-    for path, inside in _files(environment.stdlib, _NOT_OF_STDLIB):
-        if not inside.parts[0].startswith("config-"):  # a static libpython
-            archive.add(path, f"lib/{name}/{inside}", recursive=False)
-
-
-def _add_packages(archive: tarfile.TarFile, environment: _Environment) -> None:
-    # Debian's Python looks for packages in folders of other names.
-    code = "import site, sys; print(site.getsitepackages([sys.argv[1]])[-1])"
-    command = [str(environment.executable), "-c", code, "/"]
-    folder = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip(
-        " /\n"
-    )
-    packed: set[str] = set()
-    for name, source in environment.editable.items():
-        is_package = source.is_dir()
-        for path, inside in _files(source) if is_package else [(source, source)]:
-            inner = f"{name}/{inside}" if is_package else source.name
-            archive.add(path, f"{folder}/{inner}", recursive=False)
-        packed.add(name)
-    for packages in environment.packages:
-        entries = sorted(entry.name for entry in packages.iterdir())
-        taken = {entry for entry in entries if entry in packed}
-        packed.update(entries)
-        for path, inside in _files(packages, _NOT_PACKED):
-            first = inside.parts[0]
-            if first in taken or first.startswith("__editable__") or first.endswith(".egg-link"):
-                continue
-            archive.add(path, f"{folder}/{inside}", recursive=False)
-
-
-def _files(folder: Path, left_out: tuple[str, ...] = ()) -> Iterator[tuple[Path, Path]]:
-    """Files under a folder, and where in it; without the folders left out at its top."""
-    for here, folders, files in os.walk(folder):
-        skipped = ("__pycache__", *(left_out if Path(here) == folder else ()))
-        folders[:] = sorted(name for name in folders if name not in skipped)
-        for name in sorted(files):
-            path = Path(here, name)
-            yield path, path.relative_to(folder)
-
-
-def _add_binary(archive: tarfile.TarFile, path: Path, name: str, base_prefix: Path) -> None:
-    """Add a program that looks for its libraries where it lies, not where it was built."""
-    data = path.read_bytes()
-    old, new = f"{base_prefix}/lib".encode() + b"\0", b"$ORIGIN/../lib\0"
-    if len(new) <= len(old):
-        data = data.replace(b"\0" + old, b"\0" + new.ljust(len(old), b"\0"))
-    member = archive.gettarinfo(path, name)
-    member.type, member.size = tarfile.REGTYPE, len(data)
-    with tempfile.TemporaryFile() as file:
-        file.write(data)
-        file.seek(0)
-        archive.addfile(member, file)
-
-
-def _pack_conda(prefix: Path, environment: _Environment, output: Path) -> None:
+def _pack_conda(environment: Environment, output: Path, left_out: Path) -> None:
     try:
         import conda_pack
-    except ImportError:
+    except ImportError as error:
         raise PackingError(
-            "Packing a conda environment needs conda-pack: `pip install 'optuna-spark[pack]'`."
-        ) from None
-    bare = output.with_name("conda.tar.gz")
+            f"{environment.prefix} is a conda environment, and conda-pack, which packs those, is "
+            "not installed: pip install 'optuna-spark[pack]'."
+        ) from error
+    sources: dict[str, Path] = {}
+    written: dict[str, bytes] = {"pyvenv.cfg": _VENV_SETTINGS}
+    for site in environment.sites:
+        if site.is_relative_to(environment.prefix.resolve()):
+            found, hooks = editable_files(site, environment.packed_site)
+            sources |= found
+            written |= hooks
     try:
-        conda_pack.pack(
-            prefix=str(prefix),
-            output=str(bare),
-            ignore_editable_packages=True,
-            ignore_missing_files=True,
-            compress_level=_COMPRESSION,
-            verbose=False,
+        # Missing files: pip replaced what conda had installed, which is common and harmless.
+        whole = conda_pack.CondaEnv.from_prefix(
+            str(environment.prefix), ignore_editable_packages=True, ignore_missing_files=True
         )
+        files = [
+            file
+            for file in whole.files
+            if not LEFT_OUT.search(file.target)
+            and file.target not in written
+            and Path(file.source) != left_out.absolute()
+        ]
+        names = {file.target for file in files}
+        with tempfile.TemporaryDirectory() as folder:
+            for number, (name, content) in enumerate(written.items()):
+                sources[name] = Path(folder, str(number))
+                sources[name].write_bytes(content)
+            files += [
+                conda_pack.File(str(source), name, is_conda=False)
+                for name, source in sources.items()
+                if name not in names
+            ]
+            conda_pack.CondaEnv(whole.prefix, files).pack(
+                str(output), "tar.gz", compress_level=_GZIP_LEVEL, n_threads=-1
+            )
     except conda_pack.CondaPackException as error:
-        raise PackingError(f"conda-pack cannot pack {prefix}: {error}") from error
-    if not environment.editable:
-        bare.rename(output)
-        return
-    # conda-pack leaves editable packages out; a gzip file may be continued, a tar file may not.
-    folder = f"lib/python{environment.version}/site-packages"
-    with (
-        tarfile.open(bare) as old,
-        tarfile.open(output, "w:gz", compresslevel=_COMPRESSION) as archive,
-    ):
-        for member in old:
-            content: IO[bytes] | None = old.extractfile(member) if member.isreg() else None
-            archive.addfile(member, content)
-        for name, source in environment.editable.items():
-            for path, inside in _files(source):
-                archive.add(path, f"{folder}/{name}/{inside}", recursive=False)
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise PackingError(f"conda-pack cannot pack {environment.prefix}: {reason}.") from error
+
+
+class _Gzip(io.RawIOBase):
+    """Compresses each block that is written to it as a gzip member of its own, in parallel.
+
+    gzip takes members in a row for one file.
+    """
+
+    def __init__(self, file: BinaryIO, pool: ThreadPoolExecutor) -> None:
+        self._file, self._pool = file, pool
+        self._members: deque[Future[bytes]] = deque()
+
+    def write(self, block: Any) -> int:
+        member = self._pool.submit(gzip.compress, bytes(block), _GZIP_LEVEL, mtime=0)
+        self._members.append(member)
+        self.drain(keep=2 * _THREADS)
+        return len(block)
+
+    def drain(self, keep: int = 0) -> None:
+        while len(self._members) > keep:
+            self._file.write(self._members.popleft().result())
+
+
+def _write(output: Path, files: Mapping[str, _Content]) -> None:
+    """Write an archive that is the same, byte for byte, whenever the files are."""
+    with output.open("wb") as file, ThreadPoolExecutor(_THREADS) as pool:
+        stream = _Gzip(file, pool)
+        with tarfile.open(
+            fileobj=stream, mode="w|", bufsize=_BLOCK, format=tarfile.GNU_FORMAT
+        ) as archive:
+            for name in sorted(files):
+                _add(archive, name, files[name])
+        stream.drain()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: _Content) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.mtime, entry.mode = _MTIME, 0o755
+    if isinstance(content, str):
+        entry.type, entry.linkname = tarfile.SYMTYPE, content
+        archive.addfile(entry)
+    elif isinstance(content, bytes):
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    else:
+        with content.open("rb") as file:
+            status = os.fstat(file.fileno())
+            entry.size, entry.mtime = status.st_size, int(status.st_mtime)
+            entry.mode = 0o755 if status.st_mode & 0o100 else 0o644
+            archive.addfile(entry, file)

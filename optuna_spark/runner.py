@@ -84,6 +84,7 @@ class Runner:
         self._backend, self._payload, self._run_id = backend, payload, run_id
         self._limits, self._callbacks, self._grows = limits, list(callbacks), grows
         self._alone = bool(self._callbacks) or limits.n_jobs == 1
+        self.sampler_state: bytes | None = None  # where trials run one by one: for the next
         self._deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
         self._units: dict[int, _Unit] = {}
         self._jobs: dict[Future[Any], _Job] = {}
@@ -93,6 +94,7 @@ class Runner:
         self._ended_runs: set[str] = set()
         self._slots = 0
         self._stop_reason: str | None = None
+        self._ending = False  # begin no further trial
         trials = storage.get_all_trials(study_id, deepcopy=False)
         self._in_study = sum(trial.state.is_finished() for trial in trials)
         self.tally = Tally(study.directions, _best_value(study))
@@ -103,6 +105,10 @@ class Runner:
     def stop(self, reason: str) -> None:
         """Begin no further trial, and stop those that run; `reason` is recorded with them."""
         self._stop_reason = self._stop_reason or reason
+
+    def stop_after_running(self) -> None:
+        """Begin no further trial, and let those that run finish."""
+        self._ending = True
 
     def run(self) -> None:
         """Run to the end of the budget.
@@ -151,8 +157,10 @@ class Runner:
             self._start(trial_ids)
 
     def _next_trials(self, wanted: int) -> list[int]:
-        if self._again:
-            return [self._again.popleft()]
+        if self._ending:
+            self._again = deque(each for each in self._again if self._units[each].losses)
+        if self._again or self._ending:
+            return [self._again.popleft()] if self._again else []
         waiting = self._waiting_trials()
         left = budget.remaining(
             self._limits.n_trials,
@@ -206,7 +214,8 @@ class Runner:
     def _start(self, trial_ids: list[int]) -> None:
         units = {trial_id: self._units.setdefault(trial_id, _Unit()) for trial_id in trial_ids}
         resumed = frozenset(trial_id for trial_id, unit in units.items() if unit.losses)
-        grant = Grant(self._grants, tuple(trial_ids), resumed, 5 * budget.GRANT_SECONDS)
+        seconds = 5 * budget.GRANT_SECONDS
+        grant = Grant(self._grants, tuple(trial_ids), resumed, seconds, self.sampler_state)
         self._grants += 1
         job = _Job(grant)
         for unit in units.values():
@@ -229,6 +238,7 @@ class Runner:
             return
         self._fruitless = 0
         for outcome in outcomes:
+            self.sampler_state = outcome.sampler or self.sampler_state
             self._record(job, outcome)
 
     def _recover(self, job: _Job, reason: str) -> None:
@@ -247,9 +257,8 @@ class Runner:
                 self._fruitless = 0
                 unit.losses += 1
             if unit.losses > self._limits.max_retries:
-                self._fail(
-                    trial_id, f"its process was lost {unit.losses} times, at last: {reason}"
-                )
+                why = f"its process was lost {unit.losses} times, at last: {reason}"
+                self._fail(trial_id, why)
                 ended = self._storage.get_trial(trial_id)
                 self._finish(trial_id, ended.state, ended.number, ended.values, reason)
             else:
@@ -269,7 +278,7 @@ class Runner:
             if outcome.error is not None:
                 raise unpickle_error(outcome.error, outcome.traceback or "")
             if outcome.stops:
-                self.stop("study.stop() was called")
+                self.stop_after_running()
         elif outcome.taken:
             others = [other for other in self._jobs.values() if _has(other, outcome.trial_id)]
             if others:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 from optuna_spark.exceptions import SparkUnavailable
@@ -17,7 +19,7 @@ from optuna_spark.exceptions import SparkUnavailable
 _JAVA_REMEDY = (
     "install Java 17 or later (Debian: openjdk-17-jre-headless), or set JAVA_HOME to one"
 )
-
+_MASTER_REMEDY = "write local[*], spark://host:7077, yarn or k8s://https://host:6443"
 
 _jvm_log: Path | None = None
 
@@ -46,6 +48,7 @@ def find_session(spark: SparkSession | None = None) -> SparkSession:
             )
         return session
     _check_java()
+    _check_master()
     builder = SparkSession.builder.appName("optuna-spark")
     builder = builder.config("spark.ui.showConsoleProgress", "false")
     try:
@@ -101,6 +104,34 @@ def _check_java() -> None:
         raise SparkUnavailable(f"Spark needs Java, and none is on the PATH: {_JAVA_REMEDY}.")
 
 
+def _check_master() -> None:
+    """Ask whether a standalone master is there, as Spark itself does for a minute."""
+    master = _master()
+    if not master.startswith("spark://"):
+        return
+    reason: Exception | None = None
+    for place in master.removeprefix("spark://").split(","):
+        host, _, port = place.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except (OSError, ValueError) as error:  # ValueError: no port
+            reason = error
+    if isinstance(reason, ValueError):
+        raise SparkUnavailable(f"{master} is no address of a Spark master: {_MASTER_REMEDY}.")
+    raise SparkUnavailable(
+        f"No Spark master answers at {master} ({reason}): start it, or correct the master."
+    )
+
+
+def _master() -> str:
+    """The master that was asked for, as far as that can be known before Spark starts."""
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit began this process, and knows
+        return str(SparkConf().get("spark.master", ""))
+    given = re.search(r"--master[ =](\S+)", os.environ.get("PYSPARK_SUBMIT_ARGS", ""))
+    return given[1] if given else ""
+
+
 @contextlib.contextmanager
 def _screen_to(log: Path | None) -> Iterator[None]:
     """Let a process that starts meanwhile, and lives on, write to a file."""
@@ -121,17 +152,19 @@ def _screen_to(log: Path | None) -> Iterator[None]:
 
 def _why_no_session(error: Exception, log: Path | None) -> str:
     text = str(error)
-    if log is not None and log.exists():
+    if log is not None and log.stat().st_size:
         text += log.read_text(errors="replace")
-    master = os.environ.get("SPARK_MASTER", "the master")
+    master = _master() or "The master"
     if "UnsupportedClassVersionError" in text:
         return f"This Java is too old for Spark: {_JAVA_REMEDY}."
     if "All masters are unresponsive" in text or "stopped SparkContext" in text:
-        return f"Spark cannot be reached at {master}: start it, or correct SPARK_MASTER."
-    if "Could not parse Master URL" in text:
-        return f"{master} is no Spark master: write local[*], spark://host:7077, yarn or k8s://..."
-    where = f"; its messages are in {log}" if log is not None else ""
-    return f"Spark did not start ({_first_line(error)}){where}."
+        return f"{master} does not answer: start it, or correct the master."
+    if "Could not parse Master URL" in text or "Master must either be" in text:
+        return f"{master} is no Spark master: {_MASTER_REMEDY}."
+    where = f"; its messages are in {log}" if log is not None and log.stat().st_size else ""
+    causes = re.findall(r"^(?:.*: |Exception in .*)?[\w.]+(?:Exception|Error): (.+)", text, re.M)
+    reason = (causes[-1] if causes else _first_line(error)).strip().rstrip(".")
+    return f"Spark did not start ({reason}){where}."
 
 
 def _first_line(error: Any) -> str:

@@ -1,23 +1,17 @@
-"""Open a study's storage, on the driver and on executors, and translate its errors.
-
-This is the one module that knows SQLAlchemy.
-"""
+"""Open a study's storage, on the driver and on executors, and translate its errors."""
 
 from __future__ import annotations
 
-import configparser
 import contextlib
-import importlib.util
+import functools
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from sqlalchemy.engine import URL, make_url
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.engine import make_url
 
 from optuna_spark.exceptions import (
     DatabaseNotFound,
@@ -25,13 +19,10 @@ from optuna_spark.exceptions import (
     StorageAccessDenied,
     StorageDriverMissing,
     StorageError,
-    StorageNotShared,
     StorageUnreachable,
     StorageUrlError,
 )
 from optuna_spark.settings import (
-    DEFAULT_STORAGE,
-    STORAGE_VARIABLE,
     StorageAddress,
     storage_grace,
 )
@@ -40,44 +31,9 @@ _logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10  # seconds; a firewall that drops packets must not look like a hang
 
-# (module to import, dialect of SQLAlchemy, package to install), the preferred one first.
-_MYSQL_DRIVERS = (
-    ("MySQLdb", "mysqldb", "mysqlclient"),
-    ("pymysql", "pymysql", "PyMySQL"),
-)
 _BEGIN = "BEGIN IMMEDIATE"
+_TLS_ERROR = 2026  # the client's number for: the server speaks no TLS
 _warned: set[str] = set()  # storages that the user was told of
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def find_address(storage: str | BaseStorage | None) -> StorageAddress | BaseStorage:
-    """Say where a storage is, as a value that can be sent to executors.
-
-    Args:
-        storage: What `optuna.create_study` takes. None means `OPTUNA_STORAGE`, or an SQLite file
-            in the working directory where that is unset.
-
-    Returns:
-        An address; or the storage itself where it is not a relational database.
-
-    Raises:
-        StorageUrlError: the URL cannot be read.
-        StorageDriverMissing: no package that speaks to this database is installed.
-        StorageNotShared: the storage lives in this process's memory.
-    """
-    if storage is None:
-        storage = os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE
-    if isinstance(storage, str):
-        return _address_of_url(storage)
-    backend = getattr(storage, "_backend", storage)  # Optuna wraps an RDBStorage in a cache
-    if isinstance(backend, RDBStorage):
-        return _address_of_url(backend.url, tuple(backend.engine_kwargs.items()))
-    if isinstance(backend, InMemoryStorage):
-        raise StorageNotShared(
-            "The study is in this process's memory, where executors cannot reach it: "
-            "give a database URL as `storage`."
-        )
-    return storage
 
 
 def open_storage(address: StorageAddress | BaseStorage, *, create_schema: bool) -> BaseStorage:
@@ -114,28 +70,6 @@ def close_storage(storage: BaseStorage) -> None:
         backend.engine.dispose()
 
 
-def check_shared(address: StorageAddress | BaseStorage, remote_hosts: list[str]) -> None:
-    """Refuse a storage that the given other hosts cannot reach.
-
-    Raises:
-        StorageNotShared: the database is a file of this host, or its address means "this host".
-    """
-    if not isinstance(address, StorageAddress) or not remote_hosts:
-        return
-    where = f"executors run on other hosts ({', '.join(sorted(remote_hosts)[:3])})"
-    if address.is_sqlite:
-        raise StorageNotShared(
-            f"{address} is a file of this host, but {where}: use a MySQL or MariaDB server, "
-            "which deploy/mysql/setup.sh sets up."
-        )
-    host = make_url(address.url).host
-    if host in _LOCAL_NAMES:
-        raise StorageNotShared(
-            f"{address} names {host!r}, which on every executor is the executor itself, but "
-            f"{where}: write the name of this host instead."
-        )
-
-
 @contextlib.contextmanager
 def translated_errors(address: StorageAddress) -> Iterator[None]:
     """Turn SQLAlchemy's, the driver's and Optuna's errors into ours, one sentence each."""
@@ -163,110 +97,14 @@ def translated_errors(address: StorageAddress) -> Iterator[None]:
         raise
 
 
-def _address_of_url(text: str, options: tuple[tuple[str, object], ...] = ()) -> StorageAddress:
-    try:
-        url = make_url(text)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        # The text may hold a password: it is not repeated.
-        raise StorageUrlError(
-            "The storage URL cannot be read: write it as mysql://user@host:3306/database or "
-            "sqlite:///file.db, with special characters in user and password %-escaped."
-        ) from None
-    if url.get_backend_name() in ("mysql", "mariadb"):
-        url = _with_credentials(_with_driver(url))
-        if not url.database:
-            raise StorageUrlError(
-                f"{_shown(url)} names no database: write mysql://user@host:3306/database."
-            )
-    elif url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise StorageNotShared(
-            "An SQLite database in memory is in this process alone: give a file, as in "
-            f"{DEFAULT_STORAGE}."
-        )
-    elif url.get_backend_name() == "sqlite" and not (url.database or "").startswith("file:"):
-        # Executors have another working directory.
-        url = url.set(database=str(Path(url.database or "").absolute()))
-    return StorageAddress(
-        url=url.render_as_string(hide_password=False), shown=_shown(url), engine_options=options
-    )
-
-
-def _shown(url: URL) -> str:
-    # Some drivers take a password in the query too.
-    secret = [key for key in url.query if "pass" in key.lower()]
-    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
-
-
-def _with_driver(url: URL) -> URL:
-    if "+" in url.drivername:
-        return url
-    for module, dialect, _ in _MYSQL_DRIVERS:
-        if importlib.util.find_spec(module):
-            if module != _MYSQL_DRIVERS[0][0]:
-                _logger.info("mysqlclient is not installed: %s is used instead.", module)
-            return url.set(drivername=f"{url.drivername}+{dialect}")
-    packages = " or ".join(package for _, _, package in _MYSQL_DRIVERS)
-    raise StorageDriverMissing(
-        f"No MySQL package for Python is installed: install {packages}, for example by "
-        "`pip install 'optuna-spark[pymysql]'`."
-    )
-
-
-def _with_credentials(url: URL) -> URL:
-    """Put what option files and the environment know into the URL: executors have neither."""
-    named = url.query.get("read_default_file")
-    path = Path(str(named) if named else "~/.my.cnf").expanduser()
-    if named and not path.is_file():
-        raise StorageUrlError(f"The option file {path} of the storage URL does not exist.")
-    group = str(url.query.get("read_default_group", "client"))
-    client = _read_option_file(path, group)
-    url = url.difference_update_query(["read_default_file", "read_default_group"])
-    if url.username in (None, client.get("user"), ""):
-        url = url.set(username=client.get("user") or url.username)
-        url = url.set(password=url.password or client.get("password"))
-    elif named and "user" not in client:
-        url = url.set(password=url.password or client.get("password"))
-    if url.password is None:
-        url = url.set(password=os.environ.get("MYSQL_PWD"))
-    if not url.host and client.get("host"):
-        url = url.set(host=client["host"])
-    if url.port is None and client.get("port", "").isdigit():
-        url = url.set(port=int(client["port"]))
-    return url
-
-
-def _read_option_file(path: Path, group: str) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    parser = configparser.ConfigParser(
-        allow_no_value=True, strict=False, interpolation=None, comment_prefixes=("#", ";")
-    )
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        parser.read_string("\n".join(line for line in lines if not line.startswith("!")))
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
-        # The parser's message may quote the line that holds the password.
-        raise StorageUrlError(
-            f"The option file {path} cannot be read ({type(error).__name__}): correct it."
-        ) from None
-    if not parser.has_section(group):
-        return {}
-    return {key: _unquoted(value or "") for key, value in parser.items(group)}
-
-
-def _unquoted(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        value = value[1:-1]
-    return value.replace("\\\\", "\\")
-
-
 def _rdb_storage(address: StorageAddress, create_schema: bool) -> RDBStorage:
     options: dict[str, Any] = {
         # Optuna sets this for URLs that begin with "mysql" alone.
         "pool_pre_ping": True,
         **dict(address.engine_options),
     }
-    name = make_url(address.url).get_backend_name()
+    url = make_url(address.url)
+    name = url.get_backend_name()
     arguments = dict(options.get("connect_args", {}))
     if name == "sqlite":
         arguments.setdefault("timeout", storage_grace())
@@ -277,6 +115,8 @@ def _rdb_storage(address: StorageAddress, create_schema: bool) -> RDBStorage:
         options.setdefault("isolation_level", "READ COMMITTED")
         if not create_schema:
             options.update(pool_size=1, max_overflow=1)
+        if url.get_driver_name() == "mysqldb" and not any("ssl" in key for key in url.query):
+            options.setdefault("creator", functools.partial(_connect, address.url, arguments))
     if arguments:
         options["connect_args"] = arguments
     storage = RDBStorage(
@@ -293,6 +133,24 @@ def _rdb_storage(address: StorageAddress, create_schema: bool) -> RDBStorage:
             storage.engine, "begin", lambda connection: connection.exec_driver_sql(_BEGIN)
         )
     return storage
+
+
+def _connect(url: str, arguments: dict[str, Any]) -> Any:
+    """Connect through mysqlclient, encrypted where the server can.
+
+    mysqlclient on MariaDB's library encrypts only when told to, and then refuses a server that
+    cannot: https://github.com/PyMySQL/mysqlclient/pull/700.
+    """
+    dialect = make_url(url).get_dialect()()
+    module: Any = dialect.import_dbapi()
+    _, parameters = dialect.create_connect_args(make_url(url))
+    parameters.update(arguments)
+    try:
+        return module.connect(**parameters, ssl_mode="REQUIRED")
+    except module.OperationalError as error:
+        if error.args[0] != _TLS_ERROR:
+            raise
+        return module.connect(**parameters)
 
 
 def _warn_of_collation(address: StorageAddress, storage: RDBStorage) -> None:

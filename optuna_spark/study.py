@@ -14,13 +14,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial
 from pyspark.sql import SparkSession
 
+from optuna_spark.addresses import check_shared, find_address
 from optuna_spark.backend import SparkBackend
 from optuna_spark.exceptions import StudyDirectionMismatch, StudyExists, StudyNotFound, UsageError
 from optuna_spark.objectives import check_callable, pickle_objective
 from optuna_spark.runner import Runner
 from optuna_spark.session import find_session, grows, remote_hosts
 from optuna_spark.settings import Limits, StorageAddress
-from optuna_spark.storage import check_shared, find_address, open_storage
+from optuna_spark.storage import open_storage
 from optuna_spark.trial_task import Run, current_study
 
 Objective = Callable[[Trial], "float | Sequence[float]"]
@@ -57,6 +58,8 @@ class SparkStudy(optuna.Study):
         super().__init__(study_name, opened, sampler, pruner)
         self._spark = spark
         self._runner: Runner | None = None
+        # Where runs of n_jobs=1 left a sampler, the user's own object being as it was.
+        self._sequence: tuple[BaseSampler, bytes] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy in another process opens the storage anew; on an executor it is the study that
@@ -143,13 +146,18 @@ class SparkStudy(optuna.Study):
             grows=grows(session),
             show_progress_bar=show_progress_bar,
         )
+        sampler = self.sampler
+        if n_jobs == 1 and self._sequence is not None and self._sequence[0] is sampler:
+            self._runner.sampler_state = self._sequence[1]
         try:
             self._runner.run()
         finally:
+            if self._runner.sampler_state is not None:
+                self._sequence = sampler, self._runner.sampler_state
             self._runner = None
 
     def stop(self) -> None:
-        """End the `optimize` call that runs; its running trials are stopped and recorded.
+        """End the `optimize` call that runs, as soon as its running trials have finished.
 
         Raises:
             RuntimeError: none runs, as with `optuna.Study.stop`.
@@ -159,7 +167,7 @@ class SparkStudy(optuna.Study):
                 "`Study.stop` is supposed to be invoked inside an objective function or a "
                 "callback."
             )
-        self._runner.stop("study.stop() was called")
+        self._runner.stop_after_running()
 
 
 def create_study(
@@ -282,7 +290,7 @@ def _restore(
     sampler: BaseSampler,
     pruner: BasePruner,
 ) -> optuna.Study:
-    study = current_study(study_name)
+    study = current_study(address, study_name)
     if study is not None:
         return study
     storage = open_storage(address, create_schema=False)

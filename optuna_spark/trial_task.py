@@ -14,7 +14,7 @@ import socket
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from pyspark import TaskContext
 
-from optuna_spark.objectives import pickle_error
+from optuna_spark.objectives import pickle_error, pickle_sampler
 from optuna_spark.settings import StorageAddress
 from optuna_spark.storage import close_storage, open_storage
 
@@ -43,6 +43,7 @@ class Grant:
     trial_ids: tuple[int, ...]
     resumed: frozenset[int] = frozenset()  # of these: begun by a task that was lost
     seconds: float = math.inf  # begin no further trial after so long
+    sampler: bytes | None = None  # where trials run one by one: as the one before left it
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class TrialOutcome:
     error: bytes | None = None  # the exception, pickled, where `catch` does not cover it
     stops: bool = False  # the objective or the sampler called study.stop()
     taken: bool = False  # another task or process runs it
+    sampler: bytes | None = None  # where trials run one by one: for the next
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,11 @@ def run_grant(run_id: str, payload: Any, grant: Grant) -> list[TrialOutcome]:
     """
     opened = _current
     if opened is None or opened.run.run_id != run_id:
-        opened = _open_run(payload.value, is_first=grant.grant_id == 0)
+        opened = _open_run(payload.value)
+    if grant.sampler is not None:
+        opened.study.sampler = pickle.loads(grant.sampler)
+    if grant.resumed and not opened.run.reseed:
+        opened.study.sampler.reseed_rng()  # it must not repeat what the lost task suggested
     began = time.monotonic()
     outcomes: list[TrialOutcome] = []
     for trial_id in grant.trial_ids:
@@ -128,17 +134,22 @@ def run_grant(run_id: str, payload: Any, grant: Grant) -> list[TrialOutcome]:
             outcomes.append(TrialOutcome(trial_id))
         else:
             outcomes.append(_run_trial(opened, grant, trial_id))
+    if not opened.run.reseed:
+        outcomes[-1] = replace(outcomes[-1], sampler=pickle_sampler(opened.study.sampler))
     return outcomes
 
 
-def current_study(name: str) -> ExecutorStudy | None:
-    """The study that this process runs trials of, if its name is this one."""
-    if _current is not None and _current.study.study_name == name:
-        return _current.study
-    return None
+def current_study(address: StorageAddress | BaseStorage, name: str) -> ExecutorStudy | None:
+    """The study that this process runs trials of, if it is this one."""
+    if _current is None or _current.study.study_name != name:
+        return None
+    # Two copies of a storage that is no address are not equal, so that the name must do.
+    if isinstance(address, StorageAddress) and address != _current.run.address:
+        return None
+    return _current.study
 
 
-def _open_run(run: Run, *, is_first: bool) -> _OpenRun:
+def _open_run(run: Run) -> _OpenRun:
     global _current
     if _current is not None:
         close_storage(_current.storage)
@@ -154,9 +165,7 @@ def _open_run(run: Run, *, is_first: bool) -> _OpenRun:
         _current = None
         raise
     opened.study.sampler, opened.study.pruner = sampler, pruner
-    # A sampler alone keeps its sequence, as with Optuna's n_jobs=1; a process that takes over
-    # from a lost one must not repeat it.
-    if run.reseed or not is_first:
+    if run.reseed:
         sampler.reseed_rng()
     return opened
 
@@ -171,8 +180,11 @@ def _run_trial(opened: _OpenRun, grant: Grant, trial_id: int) -> TrialOutcome:
     value: Any = None
     failure: BaseException | None = None
     trial: optuna.Trial | int = frozen.number
+    # What a sampler raises before the objective begins reaches the caller, as in Optuna.
+    catch: tuple[type[BaseException], ...] = ()
     try:
         trial = optuna.Trial(study, trial_id)
+        catch = opened.catch
         value = opened.objective(trial)
     except TrialPruned:
         study_state = TrialState.PRUNED
@@ -185,7 +197,7 @@ def _run_trial(opened: _OpenRun, grant: Grant, trial_id: int) -> TrialOutcome:
     text = None
     if failure is not None:
         text = "".join(traceback.format_exception(failure))[-_TRACEBACK_LIMIT:]
-    raised = None if failure is None or isinstance(failure, opened.catch) else failure
+    raised = None if failure is None or isinstance(failure, catch) else failure
     try:
         told = _tell(opened, trial, trial_id, study_state, value, reason, text)
     except Exception as tell_error:  # a sampler's own after_trial may raise, as in Optuna
@@ -273,7 +285,10 @@ def _judge(value: Any, n_objectives: int) -> tuple[TrialState, str | None]:
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        told = trial_study.tell(trial_study.ask(), value)
+        try:
+            told = trial_study.tell(trial_study.ask(), value)
+        except Exception as error:  # of digits as text, say: Optuna leaves that trial RUNNING
+            return TrialState.FAIL, _one_line(error)
     return told.state, str(caught[-1].message) if caught else None
 
 

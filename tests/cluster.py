@@ -134,7 +134,7 @@ class StandaloneCluster:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._web_port}/json/") as page:
                 state: dict[str, Any] = json.load(page)
-        except OSError:
+        except (OSError, ValueError):  # a Master that is starting answers with its page
             return None
         return int(state["aliveworkers"])
 

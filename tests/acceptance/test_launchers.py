@@ -132,7 +132,7 @@ def test_a_standalone_cluster_runs_what_was_packed(
 def test_an_sqlite_file_is_refused_where_executors_are_elsewhere(folder: Path) -> None:
     # Executors of local-cluster have this host's own name; a made-up one must be refused.
     program = (
-        "from optuna_spark.storage import check_shared, find_address\n"
+        "from optuna_spark.addresses import check_shared, find_address\n"
         "check_shared(find_address('sqlite:///study.db'), ['other-host'])"
     )
     result = run([sys.executable, "-c", program], cwd=folder)
