@@ -84,6 +84,15 @@ def check_shared(address: StorageAddress | BaseStorage, remote_hosts: list[str])
         )
 
 
+def installed_driver(url: URL) -> URL:
+    """The same database through PyMySQL where mysqlclient, which the driver has, is missing."""
+    preferred, other = _MYSQL_DRIVERS
+    missing = not importlib.util.find_spec(preferred[0]) and importlib.util.find_spec(other[0])
+    if missing and url.drivername.endswith(f"+{preferred[1]}"):
+        return url.set(drivername=f"{url.get_backend_name()}+{other[1]}")
+    return url
+
+
 def _address_of_url(text: str, options: tuple[tuple[str, object], ...] = ()) -> StorageAddress:
     try:
         url = make_url(text)
@@ -142,7 +151,9 @@ def _with_credentials(url: URL) -> URL:
     named = url.query.get("read_default_file")
     path = Path(str(named) if named else "~/.my.cnf").expanduser()
     if named and not path.is_file():
-        raise StorageUrlError(f"The option file {path} of the storage URL does not exist.")
+        raise StorageUrlError(
+            f"The option file {path} of the storage URL does not exist: correct its path."
+        )
     group = str(url.query.get("read_default_group", "client"))
     client = _read_option_file(path, group)
     url = url.difference_update_query(["read_default_file", "read_default_group"])

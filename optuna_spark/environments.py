@@ -91,6 +91,9 @@ def editable_files(site: Path, into: str) -> tuple[dict[str, Path], dict[str, by
 
     Returns:
         The files to add, and those to replace, since what they point to comes along.
+
+    Raises:
+        PackingError: the source of an editable package is gone, or nobody can say where it is.
     """
     owners = _editable_packages(site)
     sources: dict[str, Path] = {}

@@ -99,12 +99,33 @@ def pickle_objective(run: object, objective: object) -> bytes:
     """
     with _by_value():
         try:
-            data: bytes = cloudpickle.dumps(run)
+            data = _dumps(run)
         except Exception as error:
             raise _not_picklable(run, objective, error) from error
         if len(data) > LARGE_CAPTURE:
             _warn_of_size(objective, len(data))
     return data
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Sends what `functools.cache` wraps by value too, which cloudpickle sends by name."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, functools._lru_cache_wrapper):
+            module = sys.modules.get(obj.__module__)
+            if obj.__module__ == "__main__" or (module is not None and _is_users(module)):
+                return _cached, (obj.__wrapped__, obj.cache_parameters())
+        return super().reducer_override(obj)
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Callable[..., Any]:
+    return functools.lru_cache(**parameters)(function)  # type: ignore[no-any-return]
+
+
+def _dumps(value: object) -> bytes:
+    with io.BytesIO() as file:
+        _Pickler(file).dump(value)
+        return file.getvalue()
 
 
 def _load_file(path: Path) -> types.ModuleType:
@@ -315,7 +336,7 @@ def _can_be_pickled(value: object) -> bool:
 
 def _size(value: object) -> int | None:
     try:
-        return len(cloudpickle.dumps(value))
+        return len(_dumps(value))
     except Exception:  # any class may raise anything from its __reduce__
         return None
 

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 from tqdm.auto import tqdm
@@ -45,6 +46,7 @@ def quiet_screen(*, verbose: bool = False) -> Iterator[None]:
         number, name = tempfile.mkstemp(prefix="optuna-spark-", suffix=".log")
         os.close(number)
         log = Path(name)
+        warnings.showwarning = _show_message
     session.write_jvm_output_to(log)
     keep = False
     try:
@@ -57,6 +59,11 @@ def quiet_screen(*, verbose: bool = False) -> Iterator[None]:
         logger.removeHandler(handler)
         if log is not None and not (keep and log.stat().st_size):
             log.unlink()
+
+
+def _show_message(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show what a warning says, without the line of this package that gave it."""
+    tqdm.write(str(message), file=sys.stderr)
 
 
 class _AboveTheBar(logging.Handler):

@@ -48,6 +48,9 @@ def find_session(spark: SparkSession | None = None) -> SparkSession:
             )
         return session
     _check_java()
+    if not re.search(r"--master\s+(?!local)", os.environ.get("PYSPARK_SUBMIT_ARGS", "")):
+        # Spark would take the first python3 on the PATH.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     _check_master()
     builder = SparkSession.builder.appName("optuna-spark")
     builder = builder.config("spark.ui.showConsoleProgress", "false")

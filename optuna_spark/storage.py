@@ -6,19 +6,22 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
+from optuna_spark.addresses import installed_driver
 from optuna_spark.exceptions import (
     DatabaseNotFound,
     SchemaVersionMismatch,
     StorageAccessDenied,
     StorageDriverMissing,
     StorageError,
+    StorageNotShared,
     StorageUnreachable,
     StorageUrlError,
 )
@@ -34,6 +37,69 @@ CONNECT_TIMEOUT = 10  # seconds; a firewall that drops packets must not look lik
 _BEGIN = "BEGIN IMMEDIATE"
 _TLS_ERROR = 2026  # the client's number for: the server speaks no TLS
 _warned: set[str] = set()  # storages that the user was told of
+
+# Error numbers of MySQL and MariaDB, what they are to us, and what the user is told.
+_SENTENCES: tuple[tuple[tuple[int, ...], type[StorageError], str], ...] = (
+    (
+        (2002, 2003, 2005, 2006, 2013),
+        StorageUnreachable,
+        "No MySQL server can be reached at {where} ({reason}): start it, or correct host and "
+        "port.",
+    ),
+    (
+        (1040, 1203, 1226),
+        StorageUnreachable,
+        "The server at {where} takes no more connections ({reason}): raise its limit, or lower "
+        "`n_jobs`.",
+    ),
+    (
+        (1129, 1130),
+        StorageAccessDenied,
+        "The server at {where} refuses this host ({reason}): make an account for it, as "
+        "deploy/mysql/setup.sh does.",
+    ),
+    (
+        (1045, 1698),
+        StorageAccessDenied,
+        "The server at {where} refuses the user {user!r}: correct the password (MYSQL_PWD, or an "
+        "option file), or the account; an account that requires TLS is refused in the same words.",
+    ),
+    (
+        (1820, 1862, 3118, 4151),
+        StorageAccessDenied,
+        "The server at {where} does not let the user {user!r} in ({reason}): unlock the account, "
+        "or give it a new password.",
+    ),
+    (
+        (1524,),
+        StorageAccessDenied,
+        "The account {user!r} uses a login that the server no longer has: give it another with "
+        "ALTER USER ... IDENTIFIED WITH caching_sha2_password.",
+    ),
+    (
+        (1044,),
+        StorageAccessDenied,
+        "The user {user!r} has no rights on the database {database!r}, if that exists: correct "
+        "the name, or create it and grant them, as deploy/mysql/setup.sh does.",
+    ),
+    (
+        (1142, 1143, 1227, 1370),
+        StorageAccessDenied,
+        "The user {user!r} lacks a right on the database {database!r} ({reason}): grant it, as "
+        "deploy/mysql/setup.sh does.",
+    ),
+    (
+        (1290, 1792, 1836),
+        StorageAccessDenied,
+        "The server at {where} takes no writes ({reason}): name the one that does.",
+    ),
+    (
+        (1049,),
+        DatabaseNotFound,
+        "The server at {where} has no database {database!r}: create it, as deploy/mysql/setup.sh "
+        "does, or correct the name.",
+    ),
+)
 
 
 def open_storage(address: StorageAddress | BaseStorage, *, create_schema: bool) -> BaseStorage:
@@ -71,8 +137,11 @@ def close_storage(storage: BaseStorage) -> None:
 
 
 @contextlib.contextmanager
-def translated_errors(address: StorageAddress) -> Iterator[None]:
+def translated_errors(address: StorageAddress | BaseStorage) -> Iterator[None]:
     """Turn SQLAlchemy's, the driver's and Optuna's errors into ours, one sentence each."""
+    if not isinstance(address, StorageAddress):
+        yield
+        return
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -104,11 +173,18 @@ def _rdb_storage(address: StorageAddress, create_schema: bool) -> RDBStorage:
         **dict(address.engine_options),
     }
     url = make_url(address.url)
+    if not create_schema:
+        url = installed_driver(url)
     name = url.get_backend_name()
     arguments = dict(options.get("connect_args", {}))
     if name == "sqlite":
         arguments.setdefault("timeout", storage_grace())
         arguments["isolation_level"] = None  # this module begins transactions, see below
+        if not create_schema and not Path(url.database or "").exists():
+            raise StorageNotShared(
+                f"{address} is a file of the driver's host, and is not on this executor's: use a "
+                "MySQL or MariaDB server, which deploy/mysql/setup.sh sets up."
+            )
     elif name in ("mysql", "mariadb"):
         arguments.setdefault("connect_timeout", CONNECT_TIMEOUT)
         # Optuna needs no snapshot across statements, and gap locks make deadlocks.
@@ -116,12 +192,15 @@ def _rdb_storage(address: StorageAddress, create_schema: bool) -> RDBStorage:
         if not create_schema:
             options.update(pool_size=1, max_overflow=1)
         if url.get_driver_name() == "mysqldb" and not any("ssl" in key for key in url.query):
-            options.setdefault("creator", functools.partial(_connect, address.url, arguments))
+            options.setdefault("creator", functools.partial(_connect, url, arguments))
+        if url.get_driver_name() == "pymysql" and url.password:
+            # PyMySQL would encode it as Latin-1, every other client sends UTF-8.
+            arguments.setdefault("password", str(url.password).encode())
     if arguments:
         options["connect_args"] = arguments
     storage = RDBStorage(
         # Optuna runs the URL through str.format.
-        address.url.replace("{", "{{").replace("}", "}}"),
+        url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
         engine_kwargs=options,
         skip_compatibility_check=not create_schema,
         skip_table_creation=not create_schema,
@@ -135,15 +214,15 @@ def _rdb_storage(address: StorageAddress, create_schema: bool) -> RDBStorage:
     return storage
 
 
-def _connect(url: str, arguments: dict[str, Any]) -> Any:
+def _connect(url: URL, arguments: dict[str, Any]) -> Any:
     """Connect through mysqlclient, encrypted where the server can.
 
     mysqlclient on MariaDB's library encrypts only when told to, and then refuses a server that
     cannot: https://github.com/PyMySQL/mysqlclient/pull/700.
     """
-    dialect = make_url(url).get_dialect()()
+    dialect = url.get_dialect()()
     module: Any = dialect.import_dbapi()
-    _, parameters = dialect.create_connect_args(make_url(url))
+    _, parameters = dialect.create_connect_args(url)
     parameters.update(arguments)
     try:
         return module.connect(**parameters, ssl_mode="REQUIRED")
@@ -186,50 +265,25 @@ def _error_code(error: BaseException) -> int | None:
 
 
 def _translate(address: StorageAddress, error: Exception) -> StorageError:
-    code = _error_code(error)
     url = make_url(address.url)
-    where = f"{url.host or 'localhost'}:{url.port or 3306}"
     if isinstance(error, sqlalchemy.exc.NoSuchModuleError):
         return StorageUrlError(
             f"{address} names a kind of database that SQLAlchemy does not know: "
             "write mysql://, mariadb:// or sqlite://."
         )
-    if code in (2002, 2003, 2005, 2006, 2013, 1040, 1130):
-        return StorageUnreachable(
-            f"No MySQL server can be reached at {where} ({_reason(error)}): "
-            "start it, or correct host and port."
-        )
-    if code in (1045, 1698):
-        return StorageAccessDenied(
-            f"The server at {where} refuses the user {url.username!r}: correct the password "
-            "(MYSQL_PWD, or an option file), or the account; an account that requires TLS is "
-            "refused in the same words."
-        )
-    if code == 1044:
-        return StorageAccessDenied(
-            f"The user {url.username!r} has no rights on the database {url.database!r}: "
-            "grant them, as deploy/mysql/setup.sh does."
-        )
-    if code in (1142, 1143, 1227, 1290, 1370):
-        return StorageAccessDenied(
-            f"The user {url.username!r} lacks a right on the database {url.database!r} "
-            f"({_reason(error)}): grant it, as deploy/mysql/setup.sh does."
-        )
-    if code == 1049:
-        return DatabaseNotFound(
-            f"The server at {where} has no database {url.database!r}: create it, "
-            "as deploy/mysql/setup.sh does, or correct the name."
-        )
-    if code == 1524:
-        return StorageAccessDenied(
-            f"The account {url.username!r} uses a login that the server no longer has: "
-            "give it another with ALTER USER ... IDENTIFIED WITH caching_sha2_password."
-        )
     if address.is_sqlite and "unable to open database file" in str(error):
         return StorageUnreachable(
             f"{address} cannot be opened: its folder does not exist or cannot be written."
         )
-    return StorageError(f"The storage {address} cannot be used: {_reason(error)}.")
+    code, reason = _error_code(error), _reason(error)
+    for codes, kind, sentence in _SENTENCES:
+        if code in codes and not address.is_sqlite:
+            where = f"{url.host or 'localhost'}:{url.port or 3306}"
+            facts = {"user": url.username, "database": url.database, "reason": reason}
+            return kind(sentence.format(where=where, **facts))
+    return StorageError(
+        f"The storage {address} cannot be used ({reason}): correct its URL, or the database."
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -237,6 +291,8 @@ def _reason(error: BaseException) -> str:
     while seen is not None:
         original = getattr(seen, "orig", None)
         if original is not None:
-            return str(original.args[-1] if original.args else original).splitlines()[0]
+            error = original
+            break
         seen = seen.__cause__
-    return str(error).splitlines()[0]
+    text = str(error.args[-1] if error.args else error) or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

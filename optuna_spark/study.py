@@ -21,8 +21,10 @@ from optuna_spark.objectives import check_callable, pickle_objective
 from optuna_spark.runner import Runner
 from optuna_spark.session import find_session, grows, remote_hosts
 from optuna_spark.settings import Limits, StorageAddress
-from optuna_spark.storage import open_storage
+from optuna_spark.storage import open_storage, translated_errors
 from optuna_spark.trial_task import Run, current_study
+
+LATEST_RUN = "optuna_spark:latest_run"  # study attribute
 
 Objective = Callable[[Trial], "float | Sequence[float]"]
 
@@ -121,6 +123,9 @@ class SparkStudy(optuna.Study):
         run_id = uuid.uuid4().hex[:12]
         caught = tuple(catch) if isinstance(catch, Iterable) else (catch,)
         body = pickle_objective((func, self.sampler, self.pruner, caught), func)
+        with translated_errors(self._address):
+            # One who may only read is told so before Spark starts.
+            self._storage.set_study_system_attr(self._study_id, LATEST_RUN, run_id)
         session = find_session(self._spark)
         check_shared(self._address, remote_hosts(session))
         context = session.sparkContext
@@ -204,22 +209,24 @@ def create_study(
     Example:
         >>> study = create_study(study_name="wine", direction="maximize")  # doctest: +SKIP
     """
-    opened = open_storage(find_address(storage), create_schema=True)
-    try:
-        made = optuna.create_study(
-            storage=opened,
-            study_name=study_name,
-            direction=direction,  # type: ignore[arg-type]
-            directions=directions,  # type: ignore[arg-type]
-            load_if_exists=load_if_exists,
-        )
-    except optuna.exceptions.DuplicatedStudyError:
-        raise StudyExists(
-            f"A study named {study_name!r} exists in this storage: load it "
-            "(`load_if_exists=True`, or `load_study`), or take another name."
-        ) from None
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    address = find_address(storage)
+    opened = open_storage(address, create_schema=True)
+    with translated_errors(address):
+        try:
+            made = optuna.create_study(
+                storage=opened,
+                study_name=study_name,
+                direction=direction,  # type: ignore[arg-type]
+                directions=directions,  # type: ignore[arg-type]
+                load_if_exists=load_if_exists,
+            )
+        except optuna.exceptions.DuplicatedStudyError:
+            raise StudyExists(
+                f"A study named {study_name!r} exists in this storage: load it "
+                "(`load_if_exists=True`, or `load_study`), or take another name."
+            ) from None
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     study = SparkStudy(made.study_name, opened, sampler, pruner, spark=spark)
     asked = directions or ([direction] if direction is not None else None)
     _check_directions(study, asked)

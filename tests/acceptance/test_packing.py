@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from optuna_spark.exceptions import PackingError
@@ -73,7 +74,7 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "[build-system]\nrequires = ['setuptools>=69']\nbuild-backend = 'setuptools.build_meta'\n"
         "[project]\nname = 'borrowed'\nversion = '1'\n"
     )
-    pip(prefix, "optuna")
+    pip(prefix, "optuna", "joblibspark", "PyMySQL[rsa]")
     pip(prefix, "--no-deps", "--editable", str(ROOT), "--editable", str(other))
     archive = pack_environment(folder / "env.tar.gz", prefix=prefix)
     for path in (prefix, other):
@@ -180,6 +181,39 @@ def test_executors_run_the_archive_alone(
         assert unpacked.name == "environment"
         assert unpacked.is_relative_to(bare_cluster.folder)
         assert_all_within(answer, unpacked)
+
+
+def test_the_launcher_finishes_a_study_with_the_archive(
+    packed: Packed, bare_cluster: StandaloneCluster, mysql_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tune.py").write_text(
+        "import sys\n"
+        "DIRECTION = 'minimize'\n"
+        "def objective(trial):\n"
+        "    maps = open('/proc/self/maps').read().splitlines()\n"
+        "    mapped = {line.split()[-1] for line in maps if 'libpython' in line}\n"
+        "    trial.set_user_attr('places', [sys.prefix, *mapped])\n"
+        "    return trial.suggest_float('x', -1, 1) ** 2\n"
+    )
+    command = [ROOT / "scripts" / "run-optuna-spark.sh", "tune.py:objective", "--n-jobs", "2"]
+    settings = {
+        "OPTUNA_SPARK_ARCHIVE": str(packed.archive),
+        "OPTUNA_STORAGE": mysql_url,
+        "SPARK_MASTER": bare_cluster.url,
+    }
+    done = subprocess.run(
+        [*command, "--study-name", "s", "--n-trials", "12"],
+        cwd=tmp_path,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    url = mysql_url.replace("mysql://", "mysql+pymysql://")
+    trials = optuna.load_study(study_name="s", storage=url).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12
+    for place in (place for trial in trials for place in trial.user_attrs["places"]):
+        assert Path(place).resolve().is_relative_to(bare_cluster.folder), place
 
 
 @pytest.fixture

@@ -611,3 +611,23 @@ def test_an_exception_of_a_class_that_the_driver_has_not_travels(folder: Path) -
         check=True,
     ).stdout
     assert type(pickle.loads(back)) is module.Odd
+
+
+def test_a_cached_function_beside_the_objective_travels_by_value(tmp_path: Path) -> None:
+    (tmp_path / "cached_tune.py").write_text(
+        "import functools\n"
+        "@functools.lru_cache(maxsize=7)\n"
+        "def data():\n    return [21]\n"
+        "def objective(trial):\n    return data()[0] * 2 if data() is data() else None\n"
+    )
+    objective, _ = load_objective(f"{tmp_path / 'cached_tune.py'}:objective")
+    (tmp_path / "objective.pkl").write_bytes(pickle_objective(objective, objective))
+    program = (
+        "import pickle; f = pickle.load(open('objective.pkl', 'rb'));"
+        "print(f(None), f.__globals__['data'].cache_parameters()['maxsize'])"
+    )
+    (tmp_path / "cached_tune.py").unlink()
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["42", "7"], run.stderr

@@ -22,7 +22,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 
-from optuna_spark.addresses import check_shared, find_address
+from optuna_spark.addresses import check_shared, find_address, installed_driver
 from optuna_spark.exceptions import (
     DatabaseNotFound,
     SchemaVersionMismatch,
@@ -189,15 +189,16 @@ def test_user_and_password_reach_the_driver(monkeypatch: pytest.MonkeyPatch) -> 
         raise pymysql.err.OperationalError(1045, "Access denied for user")
 
     monkeypatch.setattr("pymysql.connect", connect)
-    user, password = "{user}%s@x", "{0}%@/{}:#?'\"{{ }}%%"
+    user, password = "{user}%s@x", "{0}%@/{}:#?'\"{{ }}%%€"
     url = f"mysql+pymysql://{quote(user, safe='')}:{quote(password, safe='')}@h:3307/d"
     for create_schema in (True, False):
         seen.clear()
         with pytest.raises(StorageAccessDenied):
             optuna.get_all_study_names(open_storage(address_of(url), create_schema=create_schema))
         assert seen, "nothing was opened"
-        assert (seen[0]["user"], seen[0]["password"], seen[0]["port"]) == (user, password, 3307)
-        assert seen[0]["connect_timeout"] > 0
+        sent = seen[0]
+        assert (sent["user"], sent["password"], sent["port"]) == (user, password.encode(), 3307)
+        assert sent["connect_timeout"] > 0
 
 
 @pytest.mark.parametrize("key", ["passwd", "password", "ssl_key_password", "PassWord"])
@@ -459,16 +460,20 @@ ADDRESS = StorageAddress(
         (2003, "Can't connect to MySQL", StorageUnreachable, "db:3307 .*: start it, or correct"),
         (2005, "Unknown MySQL server host", StorageUnreachable, "db:3307 .*: start it, or"),
         (2013, "Lost connection", StorageUnreachable, "db:3307 "),
-        (1040, "Too many connections", StorageUnreachable, "Too many connections"),
-        (1130, "Host 'x' is not allowed", StorageUnreachable, "not allowed"),
+        (1040, "Too many connections", StorageUnreachable, "no more .*: raise its limit, or"),
+        (1203, "User has already more than", StorageUnreachable, "no more connections"),
+        (1130, "Host 'x' is not allowed", StorageAccessDenied, "this host .*: make an account"),
         (1045, "Access denied", StorageAccessDenied, "refuses the user 'optuna': correct the"),
         (1698, "Access denied", StorageAccessDenied, "refuses the user 'optuna': correct the"),
-        (1044, "Access denied", StorageAccessDenied, "no rights on the database 'wine': grant"),
+        (1862, "Your password has expired", StorageAccessDenied, "expired.*: unlock the account"),
+        (3118, "Account is locked", StorageAccessDenied, "locked.*: unlock the account, or give"),
+        (4151, "this account is locked", StorageAccessDenied, "locked.*: unlock the account"),
+        (1044, "Access denied", StorageAccessDenied, "no rights on the database 'wine', if .*:"),
         (1142, "INSERT command denied", StorageAccessDenied, "lacks a right .*INSERT.*: grant"),
-        (1290, "--read-only option", StorageAccessDenied, "lacks a right"),
+        (1290, "--read-only option", StorageAccessDenied, "takes no writes .*: name the one"),
         (1049, "Unknown database", DatabaseNotFound, "has no database 'wine': create it"),
         (1524, "Plugin not loaded", StorageAccessDenied, "'optuna' uses a login .*: give it"),
-        (1366, "Incorrect string value", StorageError, "cannot be used: Incorrect string value"),
+        (1366, "Incorrect string.", StorageError, r"used \(Incorrect string\): correct its URL"),
     ],
 )
 def test_an_error_of_the_server_becomes_a_sentence(
@@ -493,6 +498,14 @@ def test_an_error_that_optuna_wrapped_is_still_understood() -> None:
     error.__cause__ = sqlalchemy.exc.OperationalError("SELECT 1", {}, original)
     with pytest.raises(StorageAccessDenied), translated_errors(ADDRESS):
         raise error
+
+
+def test_the_number_of_an_error_is_mysqls_alone() -> None:
+    original = pymysql.err.OperationalError(1045, "disk I/O error")
+    address = StorageAddress("sqlite:////x.db", "sqlite:////x.db")
+    with pytest.raises(StorageError, match="disk I/O error") as e, translated_errors(address):
+        raise sqlalchemy.exc.OperationalError("SELECT 1", {}, original)
+    assert type(e.value) is StorageError
 
 
 def test_errors_of_others_pass() -> None:
@@ -530,10 +543,34 @@ def test_a_file_in_no_folder(home: Path) -> None:
         open_storage(address_of("sqlite:///none/study.db"), create_schema=True)
 
 
-def test_executors_make_no_tables(sqlite_url: str) -> None:
+def test_executors_make_no_file_and_no_tables(home: Path, sqlite_url: str) -> None:
     address = address_of(sqlite_url)
+    path = Path(make_url(address.url).database or "")
+    with pytest.raises(StorageNotShared, match=r"is not on this executor's: use a MySQL or"):
+        open_storage(address, create_schema=False)
+    assert not path.exists()
+    path.touch()
     with pytest.raises(StorageError, match="no such table"):
         open_storage(address, create_schema=False)
     engine = sqlalchemy.create_engine(address.url)
     assert sqlalchemy.inspect(engine).get_table_names() == []
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "packages", "expected"),
+    [
+        ("mysql+mysqldb://u:p@h/d", ["MySQLdb", "pymysql"], "mysql+mysqldb://u:p@h/d"),
+        ("mysql+mysqldb://u:p@h/d", ["MySQLdb"], "mysql+mysqldb://u:p@h/d"),
+        ("mysql+mysqldb://u:p@h/d", ["pymysql"], "mysql+pymysql://u:p@h/d"),
+        ("mariadb+mysqldb://u:p@h/d", ["pymysql"], "mariadb+pymysql://u:p@h/d"),
+        ("mysql+mysqldb://u:p@h/d", [], "mysql+mysqldb://u:p@h/d"),
+        ("mysql+pymysql://u:p@h/d", ["MySQLdb"], "mysql+pymysql://u:p@h/d"),
+        ("sqlite:////x.db", ["pymysql"], "sqlite:////x.db"),
+    ],
+)
+def test_an_executor_takes_the_package_that_it_has(
+    url: str, packages: list[str], expected: str, installed: Callable[..., None]
+) -> None:
+    installed(*packages)
+    assert installed_driver(make_url(url)).render_as_string(hide_password=False) == expected
