@@ -47,6 +47,9 @@ def find_session(spark: SparkSession | None = None) -> SparkSession:
                 "This is a Spark Connect session, which cannot run trials yet: use a classic one, "
                 "as SparkSession.builder.master(...) makes."
             )
+        if is_local(session) and "PYSPARK_PYTHON" not in os.environ:
+            # Spark took the first python3 on the PATH, which need not be the one that runs here.
+            session.sparkContext.pythonExec = sys.executable
         return session
     _check_java()
     if not re.search(r"--master\s+(?!local)", os.environ.get("PYSPARK_SUBMIT_ARGS", "")):

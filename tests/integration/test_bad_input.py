@@ -135,6 +135,7 @@ class Command:
             **kept,
             "PYTHONPATH": os.pathsep.join(places),
             "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.folder),
             "JAVA_HOME": str(started.parent),
             "PYSPARK_PYTHON": sys.executable,
             **self.own,
@@ -317,13 +318,17 @@ def test_a_large_capture_is_a_warning(command: Command) -> None:
 # On real servers
 
 
-@pytest.fixture(params=["pymysql", "mysqldb"])
+INSTALLED = [
+    dialect
+    for dialect, module in [("pymysql", "pymysql"), ("mysqldb", "MySQLdb")]
+    if importlib.util.find_spec(module)
+]
+
+
+@pytest.fixture(params=INSTALLED)
 def dialect(request: pytest.FixtureRequest) -> str:
-    """Each of the packages that speak to MySQL."""
+    """Each of the packages that speak to MySQL, of those installed."""
     name: str = request.param
-    module = {"mysqldb": "MySQLdb"}.get(name, name)
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed")
     return name
 
 
