@@ -276,7 +276,8 @@ def _print_summary(made: study.SparkStudy) -> None:
         print(f"Best trials: {', '.join(str(trial.number) for trial in made.best_trials)}.")
     elif counts[TrialState.COMPLETE]:
         best = made.best_trial
-        print(f"Best trial: {best.number}, value {best.value:.6g}{', with' if best.params else '.'}")
+        end = ", with" if best.params else "."
+        print(f"Best trial: {best.number}, value {best.value:.6g}{end}")
         for name, value in best.params.items():
             print(f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {name} = {value}")
     print(f"The study is in {made.address}.")
