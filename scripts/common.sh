@@ -36,12 +36,12 @@ have_packages() {
       stop "$base cannot make a virtual environment: install its venv package" \
         "(Debian: python3-venv); its messages are in $root/.setup.log."
   fi
-  install -e "$root[$extras]" ||
+  install -e "${root}[$extras]" ||
     stop "the packages cannot be installed; pip's messages are in $root/.setup.log."
   # mysqlclient must be compiled; PyMySQL does without.
   if command -v pkg-config >/dev/null && command -v cc >/dev/null &&
     { pkg-config --exists libmariadb || pkg-config --exists mysqlclient; }; then
-    install -e "$root[mysql]" ||
+    install -e "${root}[mysql]" ||
       echo "mysqlclient cannot be built, so that PyMySQL is used." >&2
   fi
   rm -f "$root/.setup.log"

@@ -256,6 +256,7 @@ def test_what_was_registered_with_cloudpickle_is_as_before(folder: Path) -> None
     objectives.cloudpickle.register_pickle_by_value(beside)
     try:
         before = set(objectives.cloudpickle.list_registry_pickle_by_value())
+        assert before == {"beside"}
         pickle_objective(objective, objective)
         assert objectives.cloudpickle.list_registry_pickle_by_value() == before
         with pytest.raises(ObjectiveNotPicklable):
@@ -613,21 +614,24 @@ def test_an_exception_of_a_class_that_the_driver_has_not_travels(folder: Path) -
     assert type(pickle.loads(back)) is module.Odd
 
 
-def test_a_cached_function_beside_the_objective_travels_by_value(tmp_path: Path) -> None:
-    (tmp_path / "cached_tune.py").write_text(
+def test_a_cached_function_beside_the_objective_travels_by_value(folder: Path) -> None:
+    (folder / "cached_tune.py").write_text(
         "import functools\n"
         "@functools.lru_cache(maxsize=7)\n"
         "def data():\n    return [21]\n"
         "def objective(trial):\n    return data()[0] * 2 if data() is data() else None\n"
     )
-    objective, _ = load_objective(f"{tmp_path / 'cached_tune.py'}:objective")
-    (tmp_path / "objective.pkl").write_bytes(pickle_objective(objective, objective))
-    program = (
-        "import pickle; f = pickle.load(open('objective.pkl', 'rb'));"
+    objective, _ = load_objective("cached_tune.py:objective")
+    sent = pickle_objective(objective, objective)
+    script = (
+        "import pickle, sys; f = pickle.load(sys.stdin.buffer);"
         "print(f(None), f.__globals__['data'].cache_parameters()['maxsize'])"
     )
-    (tmp_path / "cached_tune.py").unlink()
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=sent,
+        capture_output=True,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(Path(objectives.__file__).parents[1])},
     )
-    assert run.stdout.split() == ["42", "7"], run.stderr
+    assert done.stdout.split() == [b"42", b"7"], done.stderr

@@ -251,6 +251,14 @@ def test_an_absolute_path_stays() -> None:
     assert address_of("sqlite:////data/study.db").url == "sqlite:////data/study.db"
 
 
+@pytest.mark.parametrize("name", ["{study}", "a b", "ü#", "it's @ home:1"])
+def test_any_character_works_in_a_path(name: str, home: Path) -> None:
+    (home / name).mkdir()
+    url = sqlalchemy.URL.create("sqlite", database=f"{name}/study.db")
+    close_storage(open_storage(address_of(url.render_as_string()), create_schema=True))
+    assert (home / name / "study.db").exists()
+
+
 @pytest.mark.parametrize(
     "storage",
     [
