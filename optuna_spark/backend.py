@@ -22,7 +22,7 @@ from joblib import parallel_config, register_parallel_backend
 from joblibspark.backend import SparkDistributedBackend
 from pyspark.sql import SparkSession
 
-from optuna_spark.exceptions import ExecutorEnvironmentError
+from optuna_spark.exceptions import SHIP, ExecutorEnvironmentError
 from optuna_spark.objectives import pickle_error
 
 _MAX_THREADS = 4096  # jobs in flight; a thread is started only when there is a job for it
@@ -171,14 +171,13 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
             return JobCancelled(text.splitlines()[0])
         if "PYTHON_VERSION_MISMATCH" in text or "different version" in text:
             return ExecutorEnvironmentError(
-                "Executors run another Python version than the driver: ship the driver's with "
-                "`optuna-spark pack`, as scripts/run-optuna-spark.sh does, or set PYSPARK_PYTHON."
+                f"Executors run another Python version than the driver: {SHIP}, or set "
+                "PYSPARK_PYTHON to one of the same version."
             )
         if "ModuleNotFoundError" in text:
             missing = text.rpartition("ModuleNotFoundError: ")[2].splitlines()[0]
             return ExecutorEnvironmentError(
-                f"Executors lack a package that the driver has ({missing}): ship the environment "
-                "with `optuna-spark pack`, as scripts/run-optuna-spark.sh does."
+                f"Executors lack a package that the driver has ({missing}): {SHIP}."
             )
         return TaskLost(_reason(text))
 

@@ -34,6 +34,10 @@ from __future__ import annotations
 
 import optuna
 
+SHIP = (
+    "ship the driver's environment, which scripts/run-optuna-spark.sh does (`optuna-spark pack`)"
+)
+
 
 class OptunaSparkError(Exception):
     """Base of all errors that optuna-spark raises on purpose."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -52,12 +53,15 @@ def find_session(spark: SparkSession | None = None) -> SparkSession:
             session.sparkContext.pythonExec = sys.executable
         return session
     _check_java()
-    if not re.search(r"--master\s+(?!local)", os.environ.get("PYSPARK_SUBMIT_ARGS", "")):
+    master = _master()
+    if not master or master.startswith("local"):
         # Spark would take the first python3 on the PATH.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    _check_master()
+    _check_master(master)
     builder = SparkSession.builder.appName("optuna-spark")
     builder = builder.config("spark.ui.showConsoleProgress", "false")
+    if master:
+        builder = builder.master(master)
     try:
         with _screen_to(_jvm_log):
             made: SparkSession = builder.getOrCreate()
@@ -111,9 +115,8 @@ def _check_java() -> None:
         raise SparkUnavailable(f"Spark needs Java, and none is on the PATH: {_JAVA_REMEDY}.")
 
 
-def _check_master() -> None:
+def _check_master(master: str) -> None:
     """Ask whether a standalone master is there, as Spark itself does for a minute."""
-    master = _master()
     if not master.startswith("spark://"):
         return
     reason: Exception | None = None
@@ -136,7 +139,7 @@ def _master() -> str:
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit began this process, and knows
         return str(SparkConf().get("spark.master", ""))
     given = re.search(r"--master[ =](\S+)", os.environ.get("PYSPARK_SUBMIT_ARGS", ""))
-    return given[1] if given else ""
+    return shlex.split(given[1])[0] if given else os.environ.get("SPARK_MASTER", "")
 
 
 @contextlib.contextmanager

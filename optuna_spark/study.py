@@ -22,7 +22,7 @@ from optuna_spark.runner import Runner
 from optuna_spark.session import find_session, grows, remote_hosts
 from optuna_spark.settings import Limits, StorageAddress
 from optuna_spark.storage import open_storage, translated_errors
-from optuna_spark.trial_task import Run, current_study
+from optuna_spark.trial_task import Run, current_study, package_versions
 
 LATEST_RUN = "optuna_spark:latest_run"  # study attribute
 
@@ -138,6 +138,7 @@ class SparkStudy(optuna.Study):
             max_retries=max_retries,
             reseed=n_jobs != 1,
             application=context.applicationId,
+            versions=package_versions(),
         )
         self._runner = Runner(
             self,

@@ -6,6 +6,7 @@ grants to one claimer alone. A task that Spark runs again continues the trials o
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
@@ -15,6 +16,7 @@ import time
 import traceback
 import warnings
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from typing import Any
 
 import optuna
@@ -23,6 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from pyspark import TaskContext
 
+from optuna_spark.exceptions import SHIP, ExecutorEnvironmentError
 from optuna_spark.objectives import pickle_error, pickle_sampler
 from optuna_spark.settings import StorageAddress
 from optuna_spark.storage import close_storage, open_storage
@@ -75,6 +78,16 @@ class Run:
     max_retries: int = 3
     reseed: bool = True  # several processes sample: each needs a random state of its own
     application: str = ""
+    versions: dict[str, str] = field(default_factory=dict)  # of the driver's packages
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that driver and executors must have alike."""
+    found = {}
+    for name in ("cloudpickle", "optuna", "optuna-spark"):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # on PYTHONPATH, not installed
+            found[name] = metadata.version(name)
+    return found
 
 
 class ExecutorStudy(optuna.Study):
@@ -155,12 +168,23 @@ def _open_run(run: Run) -> _OpenRun:
         close_storage(_current.storage)
         _current = None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    here = package_versions()
+    for name, version in run.versions.items():
+        if here.get(name, version) != version:
+            raise ExecutorEnvironmentError(
+                f"Executors have {name} {here[name]}, and the driver has {version}: {SHIP}."
+            )
     storage = open_storage(run.address, create_schema=False)
     opened = _OpenRun(run, ExecutorStudy(run.study_name, storage), storage)
     # Before unpickling: an objective that captured its study finds it here.
     _current = opened
     try:
         opened.objective, sampler, pruner, opened.catch = pickle.loads(run.body)
+    except ImportError as error:
+        _current = None
+        raise ExecutorEnvironmentError(
+            f"Executors lack what the objective imports ({error}): {SHIP}."
+        ) from error
     except BaseException:
         _current = None
         raise
