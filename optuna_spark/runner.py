@@ -6,11 +6,9 @@ import contextlib
 import copy
 import functools
 import logging
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +22,7 @@ from optuna_spark.backend import JobCancelled, SparkBackend, TaskLost, unpickle_
 from optuna_spark.exceptions import SparkError
 from optuna_spark.progress import Progress, Tally
 from optuna_spark.settings import Limits
+from optuna_spark.signals import signals_raise, signals_wait
 from optuna_spark.trial_task import FAILURE, RUN, Grant, TrialOutcome, run_grant
 
 _logger = logging.getLogger(__name__)
@@ -118,13 +117,13 @@ class Runner:
             SparkError: executors are lost before they begin a trial, again and again.
         """
         try:
-            with _signals_raise():
+            with signals_raise():
                 self._loop()
         except BaseException as error:
             self.stop(f"{type(error).__name__} ended the run")
             raise
         finally:
-            with _signals_wait():
+            with signals_wait():
                 self._wind_up()
 
     def _loop(self) -> None:
@@ -363,37 +362,3 @@ def _best_value(study: optuna.Study) -> float | None:
         return study.best_value
     except ValueError:  # no trial is complete yet
         return None
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the run by an exception.
-
-    PySpark's own SIGINT handler cancels every job of the application, not this study's alone.
-    """
-    with _handlers({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}):
-        yield
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Let nothing interrupt the sweep, which is bounded in time."""
-    with _handlers({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
-        yield
-
-
-@contextlib.contextmanager
-def _handlers(wanted: dict[signal.Signals, Any]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
