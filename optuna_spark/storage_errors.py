@@ -116,6 +116,8 @@ def is_passing(error: BaseException) -> bool:
         >>> is_passing(sqlite3.OperationalError("database is locked"))
         True
     """
+    if isinstance(error, StorageError):  # whoever raised it has waited
+        return False
     for each in _chain(error):
         if getattr(each, "connection_invalidated", False):
             return True

@@ -121,13 +121,16 @@ def deployment(request: pytest.FixtureRequest, folder: Path) -> Iterator[Deploym
                 f"DROP DATABASE {DATABASE}",
             )
         made.output = made.run()
+        if not log.exists():  # the client came with the server
+            made.environment.update(recording_client(work))
+            made.run()
         yield made
 
 
 def recording_client(work: Path) -> dict[str, str]:
     """Puts before each client program one that writes its arguments down."""
     found = {name: shutil.which(name) for name in ("mariadb", "mysql")}
-    (work / "bin").mkdir()
+    (work / "bin").mkdir(exist_ok=True)
     for name, program in found.items():
         if program:
             script = work / "bin" / name

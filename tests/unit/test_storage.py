@@ -34,7 +34,8 @@ from optuna_spark.exceptions import (
     StorageUrlError,
 )
 from optuna_spark.settings import STORAGE_VARIABLE, StorageAddress
-from optuna_spark.storage import close_storage, open_storage, translated_errors
+from optuna_spark.storage import close_storage, open_storage
+from optuna_spark.storage_errors import is_passing, translated_errors
 
 EVERY_PRINTABLE = string.punctuation + " äß€漢\u00a0"
 
@@ -514,6 +515,38 @@ def test_the_number_of_an_error_is_mysqls_alone() -> None:
     with pytest.raises(StorageError, match="disk I/O error") as e, translated_errors(address):
         raise sqlalchemy.exc.OperationalError("SELECT 1", {}, original)
     assert type(e.value) is StorageError
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        *((code, True) for code in (1020, 1205, 1213)),
+        *((code, True) for code in (1040, 1053, 1203, 1226, 1317, 1927, 4031)),
+        *((code, True) for code in (2002, 2003, 2006, 2013, 2026, 2055)),
+        *((code, False) for code in (1044, 1045, 1049, 1062, 1142, 1146, 1366, 1406, 2005)),
+    ],
+)
+def test_errors_that_pass_by_themselves(code: int, expected: bool) -> None:
+    original = pymysql.err.OperationalError(code, "text")
+    wrapped = sqlalchemy.exc.OperationalError("SELECT 1", {}, original)
+    error = optuna.exceptions.StorageInternalError("An exception is raised")
+    error.__cause__ = wrapped
+    assert is_passing(original) is False, "it has not come through SQLAlchemy"
+    assert is_passing(wrapped) is is_passing(error) is expected
+
+
+def test_a_connection_that_sqlalchemy_has_given_up_passes() -> None:
+    original = pymysql.err.InterfaceError("closed")
+    error = sqlalchemy.exc.InterfaceError("SELECT 1", {}, original, connection_invalidated=True)
+    assert is_passing(error)
+
+
+def test_an_error_that_is_ours_already_does_not_pass() -> None:
+    lost = sqlalchemy.exc.OperationalError("x", {}, pymysql.err.OperationalError(2013, "x"))
+    with pytest.raises(StorageUnreachable) as caught, translated_errors(ADDRESS):
+        raise lost
+    assert is_passing(lost)
+    assert not is_passing(caught.value)
 
 
 def test_errors_of_others_pass() -> None:
