@@ -230,7 +230,7 @@ class Runner:
             if unit is None or unit.job is not job:
                 continue
             trial = self._storage.get_trial(trial_id)
-            if trial.state == TrialState.RUNNING:
+            if trial.state == TrialState.RUNNING and _began(job, trial):
                 self._fruitless = 0
                 unit.losses += 1
                 trial = self._judge(unit, trial, lost)
@@ -332,6 +332,12 @@ class Runner:
 def _reason(trial: FrozenTrial) -> str | None:
     failure: dict[str, Any] = trial.system_attrs.get(FAILURE, {})
     return failure.get("reason")
+
+
+def _began(job: _Job, trial: FrozenTrial) -> bool:
+    """Whether a task of this job began the trial, and no earlier one alone."""
+    attempt: dict[str, Any] = trial.system_attrs.get(ATTEMPT, {})
+    return bool(attempt.get("grant", job.grant.grant_id) == job.grant.grant_id)
 
 
 def _has(job: _Job, trial_id: int) -> bool:
