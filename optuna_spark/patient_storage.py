@@ -29,7 +29,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_spark.exceptions import StorageUnreachable
 from optuna_spark.settings import StorageAddress, storage_grace
-from optuna_spark.storage_errors import is_passing, reason_of
+from optuna_spark.storage_errors import (
+    TOO_MANY_CONNECTIONS,
+    error_code,
+    is_passing,
+    reason_of,
+    translate,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +58,54 @@ class ParameterTaken(BaseException):
     No `Exception`, so that an objective does not swallow it: the attempt must begin anew, with
     the values that are stored.
     """
+
+
+def patiently(
+    call: Callable[[], T],
+    address: StorageAddress,
+    grace: float,
+    *,
+    passes: Callable[[BaseException], bool] = is_passing,
+    tell: Callable[[float], None] = lambda seconds: None,
+) -> T:
+    """Make a call until it succeeds.
+
+    Args:
+        call: What may fail for a while.
+        address: Of the database, for messages.
+        grace: Seconds for which it may fail.
+        passes: Says of an error whether the call may succeed later.
+        tell: Told, with each try, how many seconds the call waits already.
+
+    Raises:
+        StorageUnreachable: the grace period is over.
+        Exception: whatever else the call raises.
+    """
+    began: float | None = None
+    told = False
+    for tries in itertools.count():
+        try:
+            return call()
+        except Exception as error:
+            if not passes(error):
+                raise
+            began = began or time.monotonic()
+            waited = time.monotonic() - began
+            reason = reason_of(error)
+            if waited >= grace:
+                if error_code(error) in TOO_MANY_CONNECTIONS:
+                    raise translate(address, error) from error
+                raise StorageUnreachable(
+                    f"The database {address} was away for {waited:.0f} s ({reason}): start it, "
+                    "and run the same command again to finish the study."
+                ) from error
+        if waited > _SPEAK_AFTER:
+            tell(waited)
+            if not told:
+                told = True
+                _logger.warning("%s is away (%s): up to %g s it may be.", address, reason, grace)
+        time.sleep(min(_LONGEST_DELAY, _FIRST_DELAY * 2**tries) * random.uniform(0.5, 1.5))
+    raise AssertionError("unreachable")
 
 
 def _patient(
@@ -79,7 +133,8 @@ class PatientStorage(RDBStorage):
     ) -> None:
         self.address = address
         self.grace = storage_grace()
-        self.on_wait: Callable[[float], None] = _ignore  # told how long a call waits already
+        # Told, with each try, how many seconds a call waits already.
+        self.on_wait: Callable[[float], None] = lambda seconds: None
         self._unsure: set[str] = set()  # creations whose first try failed
         super().__init__(
             url,
@@ -89,33 +144,8 @@ class PatientStorage(RDBStorage):
         )
 
     def patiently(self, call: Callable[[], T]) -> T:
-        """Make a call until it succeeds.
-
-        Raises:
-            StorageUnreachable: the grace period is over.
-            Exception: whatever else the call raises.
-        """
-        began: float | None = None
-        for tries in itertools.count():
-            try:
-                return call()
-            except Exception as error:
-                if not is_passing(error):
-                    raise
-                began = began or time.monotonic()
-                waited = time.monotonic() - began
-                reason = reason_of(error)
-                if waited >= self.grace:
-                    raise StorageUnreachable(
-                        f"The database {self.address} was away for {waited:.0f} s ({reason}): "
-                        "start it, and run the same command again to finish the study."
-                    ) from error
-            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**tries)
-            if waited > _SPEAK_AFTER:
-                self.on_wait(waited)
-            _logger.info("The database %s is away (%s).", self.address, reason)
-            time.sleep(delay * random.uniform(0.5, 1.5))
-        raise AssertionError("unreachable")
+        """Make a call until it succeeds, as the function of that name does."""
+        return patiently(call, self.address, self.grace, tell=self.on_wait)
 
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
@@ -254,10 +284,6 @@ class _Counted(Generic[T]):
     def __call__(self) -> T:
         self.calls += 1
         return self._call()
-
-
-def _ignore(_: float) -> None:
-    pass
 
 
 def server_seconds(storage: BaseStorage) -> float | None:

@@ -16,9 +16,9 @@ from sqlalchemy.engine import URL, make_url
 
 from optuna_spark.addresses import installed_driver
 from optuna_spark.exceptions import StorageNotShared
-from optuna_spark.patient_storage import PatientStorage
-from optuna_spark.settings import StorageAddress
-from optuna_spark.storage_errors import error_code, translated_errors
+from optuna_spark.patient_storage import PatientStorage, patiently
+from optuna_spark.settings import StorageAddress, storage_grace
+from optuna_spark.storage_errors import error_code, is_passing, translated_errors
 
 _logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ DRIVER_CONNECTIONS = 8  # that are left beside the task slots
 _ANSWER_SECONDS = 60  # for a statement: more than a lock wait, which the server ends after 50
 _LOCK_SECONDS = 5  # that SQLite waits for a lock by itself
 _BEGIN = "BEGIN IMMEDIATE"
+_NO_ANSWER = (2002, 2003)
+_MADE_TWICE = (1050, 1061)  # another process makes the same tables at the same moment
 _TLS_ERROR = 2026  # the client's number for: the server speaks no TLS
 _warned: set[str] = set()  # storages that the user was told of
 
@@ -48,16 +50,22 @@ def open_storage(
     """
     if isinstance(address, BaseStorage):
         return address
-    with translated_errors(address):
-        try:
-            storage = _rdb_storage(address, create_schema, keep_connections)
-        except Exception as error:
-            if not (create_schema and error_code(error) == 1050):
-                raise
-            # Another process made the same tables at the same moment.
-            storage = _rdb_storage(address, create_schema, keep_connections)
+
+    def connect() -> PatientStorage:
+        storage = _rdb_storage(address, create_schema, keep_connections)
         if create_schema:
             _warn_of_collation(address, storage)
+        return storage
+
+    def passes(error: BaseException) -> bool:
+        if not create_schema:
+            return is_passing(error)
+        code = error_code(error)
+        # That nobody answers is a mistake in the address, as long as nobody ever did.
+        return code in _MADE_TWICE or (is_passing(error) and code not in _NO_ANSWER)
+
+    with translated_errors(address):
+        storage = patiently(connect, address, storage_grace(), passes=passes)
         return optuna.storages.get_storage(storage)
 
 

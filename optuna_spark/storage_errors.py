@@ -27,13 +27,12 @@ _CONTENTION = (
     1020,  # MariaDB: a record has changed since it was read
     1205,  # a lock was not had in time
     1213,  # deadlock
+    1684,  # another process makes the tables at this moment
 )
+TOO_MANY_CONNECTIONS = (1040, 1203, 1226)  # in all, of one account, by a resource limit
 _AWAY = (
     0,  # PyMySQL: the connection was closed before
-    1040,  # too many connections
     1053,  # the server shuts down
-    1203,  # too many connections of one account
-    1226,  # the same, counted by a resource limit
     1317,  # the statement was killed
     1927,  # MariaDB: the connection was killed
     2002,  # no server at the socket
@@ -54,7 +53,7 @@ _SENTENCES: tuple[tuple[tuple[int, ...], type[StorageError], str], ...] = (
         "port.",
     ),
     (
-        (1040, 1203, 1226),
+        TOO_MANY_CONNECTIONS,
         StorageUnreachable,
         "The server at {where} takes no more connections ({reason}): raise its limit, or lower "
         "`n_jobs`.",
@@ -121,9 +120,12 @@ def is_passing(error: BaseException) -> bool:
     for each in _chain(error):
         if getattr(each, "connection_invalidated", False):
             return True
+        # Optuna reads on after a connection was lost, and SQLAlchemy then says only this.
+        if isinstance(each, sqlalchemy.exc.PendingRollbackError):
+            return True
         if isinstance(each, sqlite3.OperationalError) and "locked" in str(each):
             return True
-    return error_code(error) in _CONTENTION + _AWAY
+    return error_code(error) in _CONTENTION + TOO_MANY_CONNECTIONS + _AWAY
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ RUN = "optuna_spark:run"  # the run that created it
 ATTEMPT = "optuna_spark:attempt"  # what runs it: host, application, task; how often it began
 FAILURE = "optuna_spark:failure"  # why it failed: reason, and traceback where there is one
 
+_CLAIMER_SECONDS = 2.0  # between a claim and its claimer's name
 _TRACEBACK_LIMIT = 16_000  # characters; an attribute ends at 64 KB on MySQL
 
 # What a trial process tells of a trial, beside its outcome.
@@ -273,18 +274,13 @@ def _claim(opened: _OpenRun, grant: Grant, trial_id: int) -> FrozenTrial | Trial
     # Optuna's cache knows only trials that it created, or that it has seen in a list.
     trials = opened.study.get_trials(deepcopy=False)
     frozen = next(trial for trial in reversed(trials) if trial._trial_id == trial_id)
-    before = frozen.system_attrs.get(ATTEMPT)
     if not claimed:
+        frozen = _once_begun(storage, frozen)
         if frozen.state.is_finished():
             return _finished(frozen)
-        again = trial_id in grant.resumed or (task is not None and task.attemptNumber() > 0)
-        ours = frozen.system_attrs.get(RUN) == run.run_id
-        if before is not None:
-            ours = before["run"] == run.run_id and (
-                before["grant"] == grant.grant_id or trial_id in grant.resumed
-            )
-        if not (ours and again):
+        if not _continues(run, grant, frozen, task):
             return TrialOutcome(trial_id, number=frozen.number, taken=True)
+    before = frozen.system_attrs.get(ATTEMPT)
     begun = 1 if claimed or before is None else before["begun"] + 1
     if begun > run.max_retries + 1:
         reason = f"The process that ran it was lost {begun - 1} times, at last on {_at(before)}."
@@ -302,6 +298,28 @@ def _claim(opened: _OpenRun, grant: Grant, trial_id: int) -> FrozenTrial | Trial
     }
     storage.set_trial_system_attr(trial_id, ATTEMPT, attempt)
     return frozen
+
+
+def _once_begun(storage: BaseStorage, trial: FrozenTrial) -> FrozenTrial:
+    """A trial that is claimed, with what its claimer says of itself a moment later."""
+    deadline = time.monotonic() + _CLAIMER_SECONDS
+    while not trial.state.is_finished() and ATTEMPT not in trial.system_attrs:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+        trial = storage.get_trial(trial._trial_id)
+    return trial
+
+
+def _continues(run: Run, grant: Grant, trial: FrozenTrial, task: TaskContext | None) -> bool:
+    """Whether a trial that is RUNNING is this task's to go on with."""
+    before, resumed = trial.system_attrs.get(ATTEMPT), trial._trial_id in grant.resumed
+    if before is None:  # who claimed it was lost before it said so
+        again = resumed or (task is not None and task.attemptNumber() > 0)
+        return bool(again and trial.system_attrs.get(RUN) == run.run_id)
+    # A grant has one task: what else began the trial for it is another attempt of this task.
+    ours = resumed or before["grant"] == grant.grant_id
+    return bool(ours and before["run"] == run.run_id)
 
 
 def _at(attempt: dict[str, Any] | None) -> str:

@@ -520,7 +520,7 @@ def test_the_number_of_an_error_is_mysqls_alone() -> None:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        *((code, True) for code in (1020, 1205, 1213)),
+        *((code, True) for code in (1020, 1205, 1213, 1684)),
         *((code, True) for code in (1040, 1053, 1203, 1226, 1317, 1927, 4031)),
         *((code, True) for code in (2002, 2003, 2006, 2013, 2026, 2055)),
         *((code, False) for code in (1044, 1045, 1049, 1062, 1142, 1146, 1366, 1406, 2005)),
