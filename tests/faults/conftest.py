@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster import StandaloneCluster
-from tests.faults.harness import Row
+from tests.faults.harness import QUICK_JAVA, Row
 from tests.servers import DatabaseServer
 
 NewRow = Callable[..., Row]
@@ -18,7 +19,8 @@ NewRow = Callable[..., Row]
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
     """Two Workers with room for the executors of two drivers."""
     folder = tmp_path_factory.mktemp("cluster")
-    with StandaloneCluster(folder, cores=4, memory="4g", own_hosts=True) as started:
+    size: dict[str, Any] = {"cores": 4, "memory": "4g"}
+    with StandaloneCluster(folder, **size, env=QUICK_JAVA, own_hosts=True) as started:
         yield started
 
 

@@ -31,6 +31,8 @@ TRIALS = 40
 LONG = os.environ.get("OPTUNA_SPARK_LONG_FAULTS") == "1"
 FOLDER = "OPTUNA_SPARK_FAULT_FOLDER"  # in the environment of every process of a row
 OBJECTIVE = Path(__file__).with_name("objective.py")
+# A row's JVMs live for seconds, in which the second compiler costs more than it gains.
+QUICK_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
 _PATIENCE = 150.0  # seconds; what the package may need after a fault, its grace included
 
 Result = tuple[tuple[float, ...], dict[str, Any]]
@@ -152,6 +154,7 @@ class Row:
         }
         return {
             **kept,
+            **QUICK_JAVA,
             FOLDER: str(self.folder),
             "SPARK_MASTER": self.cluster.url,
             "SPARK_LOCAL_IP": "127.0.0.1",
