@@ -24,12 +24,9 @@ from pyspark.sql import SparkSession
 
 from optuna_spark.exceptions import SHIP, ExecutorEnvironmentError
 from optuna_spark.objectives import pickle_error
+from optuna_spark.trial_process import ProcessError, TaskLost
 
 _MAX_THREADS = 4096  # jobs in flight; a thread is started only when there is a job for it
-
-
-class TaskLost(Exception):
-    """The task ended without a result: its Python worker, executor or host went away."""
 
 
 class JobCancelled(Exception):
@@ -77,9 +74,8 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
 
     def slots(self) -> int:
         """Tasks that the executors known by now run at once."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            return int(self.effective_n_jobs(-1))
+        # In a thread: a Ctrl-C in the middle of an answer of the JVM would leave it unread there.
+        return self._threads.submit(self._count_slots).result()
 
     def submit(
         self,
@@ -133,6 +129,11 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
         """Cancel what runs and end the threads."""
         self.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _count_slots(self) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return int(self.effective_n_jobs(-1))
 
     def _running_tasks(self) -> int:
         tracker = self._context.statusTracker()
@@ -197,6 +198,8 @@ def register() -> None:
 def _call(func: Callable[[], Any], _: int) -> tuple[bool, Any]:
     try:
         return True, func()
+    except ProcessError as error:  # it carries what was raised one process further
+        return False, error.args
     except Exception as error:
         text = "".join(traceback.format_exception(error))
         return False, (pickle_error(error), f"(process {os.getpid()})\n{text}")
@@ -220,7 +223,6 @@ __all__ = [
     "ExecutorTraceback",
     "JobCancelled",
     "SparkBackend",
-    "TaskLost",
     "parallel_config",
     "register",
     "unpickle_error",

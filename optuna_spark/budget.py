@@ -6,6 +6,7 @@ is Spark's: it costs up to 0.3 s, so that short trials share one.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterable
 
@@ -13,30 +14,44 @@ GRANT_SECONDS = 1.0  # work that one job carries, where trials are shorter than 
 MAX_GRANT = 64  # trials of one job
 
 
-def remaining(
-    limit: int | None, finished: int, outstanding: int, total: int | None, in_study: int
-) -> int | None:
-    """Trials that may still be created.
+class Verdict(enum.Enum):
+    """What becomes of a trial whose task was lost."""
+
+    AGAIN = "it starts once more"
+    GIVE_UP = "it has failed too often"
+    TIMED_OUT = "it took longer than `trial_timeout`"
+
+
+def after_loss(attempts: int, max_retries: int, *, timed_out: bool) -> Verdict:
+    """Decide about a trial that was RUNNING when its task was lost.
 
     Args:
-        limit: New finished trials that the call asks for (`n_trials`).
-        finished: Trials that the call has finished.
-        outstanding: Trials created for the call and not finished.
-        total: Finished trials that the study shall hold (`total_trials`).
-        in_study: Finished trials that it holds.
-
-    Returns:
-        0 or more; None where nothing limits it.
+        attempts: How often it has begun.
+        max_retries: How often it may begin again.
+        timed_out: The task was ended because the trial took too long.
 
     Example:
-        >>> remaining(10, 4, 2, None, 100)
+        >>> after_loss(4, 3, timed_out=False)
+        <Verdict.GIVE_UP: 'it has failed too often'>
+    """
+    if timed_out:
+        return Verdict.TIMED_OUT
+    return Verdict.AGAIN if attempts <= max_retries else Verdict.GIVE_UP
+
+
+def remaining(limit: int, finished: int, in_hand: int) -> int:
+    """Trials that may still be taken.
+
+    Args:
+        limit: Finished trials at the end: of the call (`n_trials`) or the study (`total_trials`).
+        finished: Those that there are.
+        in_hand: Trials begun or about to begin that will be finished.
+
+    Example:
+        >>> remaining(10, 4, 2)
         4
     """
-    if limit is not None:
-        return max(0, limit - finished - outstanding)
-    if total is not None:
-        return max(0, total - in_study - outstanding)
-    return None
+    return max(0, limit - finished - in_hand)
 
 
 def grant_size(

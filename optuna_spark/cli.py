@@ -97,6 +97,9 @@ def _add_optimize(commands: Any) -> None:
     limits.add_argument("--n-trials", type=int, help="new trials that this command finishes")
     limits.add_argument("--total-trials", type=int, help="finished trials of the study to stop at")
     limits.add_argument("--timeout", type=float, metavar="SECONDS", help="for the command")
+    limits.add_argument(
+        "--trial-timeout", type=float, metavar="SECONDS", help="for one trial; then it is stopped"
+    )
     limits.add_argument("--n-jobs", type=int, default=-1, help="default: every task slot")
     limits.add_argument(
         "--max-retries", type=int, default=3, help="for a trial whose executor was lost"
@@ -160,6 +163,7 @@ def _optimize(options: argparse.Namespace) -> int:
         options.total_trials,
         options.n_jobs,
         options.timeout,
+        options.trial_timeout,
         options.max_retries,
     )
     with quiet_screen(verbose=options.verbose):
@@ -181,6 +185,7 @@ def _optimize_quietly(options: argparse.Namespace) -> int:
             catch=catch,
             gc_after_trial=options.gc_after_trial,
             show_progress_bar=options.show_progress_bar,
+            trial_timeout=options.trial_timeout,
             max_retries=options.max_retries,
         )
     except OptunaSparkError:

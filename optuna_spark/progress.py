@@ -75,6 +75,13 @@ class Progress:
         if self._live:
             self._bar.refresh()
 
+    def show_wait(self, seconds: float) -> None:
+        """Say that the database is away, and for how long."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"waiting for the database, {seconds:.0f} s", refresh=False)
+            if self._live:
+                self._bar.refresh()
+
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""
         if self._bar is not None:

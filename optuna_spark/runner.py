@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,22 +15,25 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_spark import budget
-from optuna_spark.backend import JobCancelled, SparkBackend, TaskLost, unpickle_error
+from optuna_spark.backend import JobCancelled, SparkBackend, unpickle_error
 from optuna_spark.exceptions import SparkError
+from optuna_spark.ledger import Ledger
 from optuna_spark.progress import Progress, Tally
 from optuna_spark.settings import Limits
 from optuna_spark.signals import signals_raise, signals_wait
-from optuna_spark.trial_task import FAILURE, RUN, Grant, TrialOutcome, run_grant
+from optuna_spark.storage import on_wait, patience
+from optuna_spark.trial_process import TaskLost, run_grant
+from optuna_spark.trial_task import ATTEMPT, FAILURE, Grant, TrialOutcome
 
 _logger = logging.getLogger(__name__)
 
-_ENDED = "optuna_spark:ended:"  # study attribute, with the run's name behind it
 _STEAL_AFTER = 2 * budget.GRANT_SECONDS  # then idle slots take over what a grant has not begun
 _FRUITLESS = 4  # jobs lost in a row with no trial begun, after which the run gives up
 _SWEEP_SECONDS = 30.0  # for cancelled tasks to end
+_LAST_PATIENCE = 5.0  # seconds for a database that is away when the run is over anyway
 
 Callback = Callable[[Any, FrozenTrial], None]
 
@@ -46,7 +49,7 @@ class _Unit:
     """One trial of the budget, from its creation to its end."""
 
     job: _Job | None = None  # the last one that was told to run it
-    losses: int = 0  # jobs lost while it was running
+    losses: int = 0  # jobs lost while it ran, or may have run
 
 
 class Runner:
@@ -90,24 +93,19 @@ class Runner:
         self._again: deque[int] = deque()  # trials to hand out once more
         self._durations: deque[float] = deque(maxlen=32)
         self._grants = self._fruitless = 0
-        self._ended_runs: set[str] = set()
         self._slots = 0
         self._stop_reason: str | None = None
-        self._ending = False  # begin no further trial
-        trials = storage.get_all_trials(study_id, deepcopy=False)
-        self._in_study = sum(trial.state.is_finished() for trial in trials)
+        self._ledger = Ledger(storage, study_id, run_id, limits)
+        self._ledger.refresh(self._units)
         self.tally = Tally(study.directions, _best_value(study))
         total = limits.n_trials if limits.total_trials is None else limits.total_trials
-        done = 0 if limits.total_trials is None else self._in_study
+        done = 0 if limits.total_trials is None else self._ledger.finished
         self._progress = Progress(total, done, shown=show_progress_bar)
+        on_wait(storage, self._progress.show_wait)
 
     def stop(self, reason: str) -> None:
         """Begin no further trial, and stop those that run; `reason` is recorded with them."""
         self._stop_reason = self._stop_reason or reason
-
-    def stop_after_running(self) -> None:
-        """Begin no further trial, and let those that run finish."""
-        self._ending = True
 
     def run(self) -> None:
         """Run to the end of the budget.
@@ -116,25 +114,32 @@ class Runner:
             Exception: whatever a trial raised that `catch` does not cover, or a callback raised.
             SparkError: executors are lost before they begin a trial, again and again.
         """
-        try:
-            with signals_raise():
-                self._loop()
-        except BaseException as error:
-            self.stop(f"{type(error).__name__} ended the run")
-            raise
-        finally:
-            with signals_wait():
-                self._wind_up()
+        with signals_wait():
+            try:
+                with signals_raise():
+                    self._loop()
+            except BaseException as error:
+                self.stop(f"{type(error).__name__} ended the run")
+                try:
+                    with patience(self._storage, _LAST_PATIENCE):
+                        self._wind_up()
+                except Exception as second:  # the first error is the one to raise
+                    _logger.warning("The run could not be wound up: %s", second)
+                raise
+            self._wind_up()
 
     def _loop(self) -> None:
         while self._stop_reason is None:
             self._top_up()
-            if not self._jobs:
+            if not self._jobs and not self._ledger.is_short():
                 return
             self._progress.show(self.tally, len(self._units))
-            done, _ = wait(self._jobs, timeout=self._patience(), return_when=FIRST_COMPLETED)
-            for future in done:
-                self._settle(future)
+            if self._jobs:
+                done, _ = wait(self._jobs, timeout=self._patience(), return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._settle(future)
+            else:  # the last trials are in the hands of other drivers
+                time.sleep(random.uniform(0, self._patience()))
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self.stop(f"the timeout of {self._limits.timeout:g} s was reached")
 
@@ -156,46 +161,19 @@ class Runner:
             self._start(trial_ids)
 
     def _next_trials(self, wanted: int) -> list[int]:
-        if self._ending:
-            self._again = deque(each for each in self._again if self._units[each].losses)
-        if self._again or self._ending:
-            return [self._again.popleft()] if self._again else []
-        waiting = self._waiting_trials()
-        left = budget.remaining(
-            self._limits.n_trials,
-            self.tally.finished,
-            len(self._units),
-            self._limits.total_trials,
-            self._in_study,
-        )
+        if self._again:
+            return [self._again.popleft()]
+        self._ledger.refresh(self._units)
+        left = self._ledger.left(self.tally.finished, len(self._units))
         seconds = budget.mean(self._durations)
         size = budget.grant_size(left, wanted, seconds, alone=self._alone)
         if size == 0:
             return self._unbegun_trials()
-        return [waiting.popleft() if waiting else self._create_trial() for _ in range(size)]
-
-    def _waiting_trials(self) -> deque[int]:
-        """Trials that the user enqueued, and those that earlier runs created and never began."""
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        self._in_study = sum(trial.state.is_finished() for trial in trials)
-        waiting: deque[int] = deque()
-        for trial in trials:
-            if trial.state == TrialState.WAITING and trial._trial_id not in self._units:
-                creator = trial.system_attrs.get(RUN)
-                if creator is None or self._has_ended(creator):
-                    waiting.append(trial._trial_id)
-        return waiting
-
-    def _has_ended(self, run_id: str) -> bool:
-        if run_id != self._run_id and run_id not in self._ended_runs:
-            attributes = self._storage.get_study_system_attrs(self._study_id)
-            ended = {key[len(_ENDED) :] for key in attributes if key.startswith(_ENDED)}
-            self._ended_runs |= ended
-        return run_id in self._ended_runs
-
-    def _create_trial(self) -> int:
-        template = create_trial(state=TrialState.WAITING, system_attrs={RUN: self._run_id})
-        return self._storage.create_new_trial(self._study_id, template)
+        taken: list[int] = []
+        while len(taken) < size and (trial_id := self._ledger.take()) is not None:
+            self._units[trial_id] = _Unit()
+            taken.append(trial_id)
+        return taken
 
     def _unbegun_trials(self) -> list[int]:
         """What a job with a slow trial has not come to: whoever claims it first runs it."""
@@ -211,10 +189,13 @@ class Runner:
         return []
 
     def _start(self, trial_ids: list[int]) -> None:
-        units = {trial_id: self._units.setdefault(trial_id, _Unit()) for trial_id in trial_ids}
+        units = {trial_id: self._units[trial_id] for trial_id in trial_ids}
         resumed = frozenset(trial_id for trial_id, unit in units.items() if unit.losses)
         seconds = 5 * budget.GRANT_SECONDS
-        grant = Grant(self._grants, tuple(trial_ids), resumed, seconds, self.sampler_state)
+        timeout = self._limits.trial_timeout
+        grant = Grant(
+            self._grants, tuple(trial_ids), resumed, seconds, self.sampler_state, timeout
+        )
         self._grants += 1
         job = _Job(grant)
         for unit in units.values():
@@ -229,7 +210,7 @@ class Runner:
         try:
             outcomes = self._backend.retrieve_result_callback(future)
         except TaskLost as lost:
-            self._recover(job, str(lost))
+            self._recover(job, lost)
             return
         except JobCancelled as cancelled:
             if self._stop_reason is None:
@@ -240,30 +221,36 @@ class Runner:
             self.sampler_state = outcome.sampler or self.sampler_state
             self._record(job, outcome)
 
-    def _recover(self, job: _Job, reason: str) -> None:
+    def _recover(self, job: _Job, lost: TaskLost) -> None:
         """Hand out once more what a lost job had; the trial that ran pays with an attempt."""
-        _logger.warning("A job was lost (%s); its trials go on elsewhere.", reason)
+        _logger.warning("A job was lost (%s); its trials go on elsewhere.", lost)
         self._fruitless += 1
         for trial_id in job.grant.trial_ids:
             unit = self._units.get(trial_id)
             if unit is None or unit.job is not job:
                 continue
             trial = self._storage.get_trial(trial_id)
-            if trial.state.is_finished():
-                self._finish(trial_id, trial.state, trial.number, trial.values)
-                continue
             if trial.state == TrialState.RUNNING:
                 self._fruitless = 0
                 unit.losses += 1
-            if unit.losses > self._limits.max_retries:
-                why = f"its process was lost {unit.losses} times, at last: {reason}"
-                self._fail(trial_id, why)
-                ended = self._storage.get_trial(trial_id)
-                self._finish(trial_id, ended.state, ended.number, ended.values, reason)
+                trial = self._judge(unit, trial, lost)
+            if trial.state.is_finished():
+                self._finish(trial_id, trial.state, trial.number, trial.values, _reason(trial))
             else:
                 self._again.append(trial_id)
         if self._fruitless >= _FRUITLESS:
-            raise SparkError(f"Executors are lost before they begin a trial: {reason}")
+            raise SparkError(f"Executors are lost before they begin a trial: {lost}")
+
+    def _judge(self, unit: _Unit, trial: FrozenTrial, lost: TaskLost) -> FrozenTrial:
+        attempts = trial.system_attrs.get(ATTEMPT, {}).get("begun", 1)
+        attempts, retries = max(attempts, unit.losses), self._limits.max_retries
+        verdict = budget.after_loss(attempts, retries, timed_out=lost.timed_out)
+        if verdict is budget.Verdict.AGAIN:
+            return trial
+        reason = str(lost)
+        if verdict is budget.Verdict.GIVE_UP:
+            reason = f"its process was lost {attempts} times, at last: {reason}"
+        return self._ledger.fail(trial._trial_id, reason)
 
     def _record(self, job: _Job, outcome: TrialOutcome) -> None:
         unit = self._units.get(outcome.trial_id)
@@ -277,11 +264,14 @@ class Runner:
             if outcome.error is not None:
                 raise unpickle_error(outcome.error, outcome.traceback or "")
             if outcome.stops:
-                self.stop_after_running()
-        elif outcome.taken:
+                self.stop("study.stop() was called")
+        elif outcome.taken or outcome.unclear:
+            unit.losses += outcome.unclear
             others = [other for other in self._jobs.values() if _has(other, outcome.trial_id)]
             if others:
                 unit.job = others[0]
+            elif unit.losses:  # it was this run that claimed it, in a task that is over
+                self._again.append(outcome.trial_id)
             else:  # a process outside this run: the budget makes another trial of it
                 del self._units[outcome.trial_id]
         elif unit.job is job:
@@ -296,7 +286,6 @@ class Runner:
         reason: str | None = None,
     ) -> None:
         del self._units[trial_id]
-        self._in_study += 1
         self.tally.add(state, values)
         self._progress.show(self.tally, len(self._units), new=1)
         if state == TrialState.FAIL:
@@ -308,22 +297,12 @@ class Runner:
             for callback in self._callbacks:
                 callback(self._study, copy.deepcopy(frozen))
 
-    def _fail(self, trial_id: int, reason: str) -> None:
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            failure = {"reason": reason, "traceback": None}
-            self._storage.set_trial_system_attr(trial_id, FAILURE, failure)
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-
     def _wind_up(self) -> None:
         """Leave nothing behind: no job, no task, no RUNNING trial."""
         try:
             if self._jobs or self._units:
                 self._cancel_jobs()
                 self._sweep_trials()
-            if self._grants:
-                self._storage.set_study_system_attr(
-                    self._study_id, _ENDED + self._run_id, time.time()
-                )
         finally:
             self._backend.terminate()
             self._payload.destroy()
@@ -343,12 +322,16 @@ class Runner:
         for trial_id in list(self._units):
             trial = self._storage.get_trial(trial_id)
             if trial.state == TrialState.RUNNING or not (idle or trial.state.is_finished()):
-                self._fail(trial_id, reason)
-                trial = self._storage.get_trial(trial_id)
+                trial = self._ledger.fail(trial_id, reason)
             del self._units[trial_id]
             if trial.state.is_finished():
                 self.tally.add(trial.state, trial.values)
                 self._progress.show(self.tally, len(self._units), new=1)
+
+
+def _reason(trial: FrozenTrial) -> str | None:
+    failure: dict[str, Any] = trial.system_attrs.get(FAILURE, {})
+    return failure.get("reason")
 
 
 def _has(job: _Job, trial_id: int) -> bool:

@@ -50,6 +50,7 @@ class Limits:
     total_trials: int | None = None  # finished trials of the study
     n_jobs: int = -1  # cap on concurrent trials; -1: every task slot
     timeout: float | None = None  # seconds for the call
+    trial_timeout: float | None = None  # seconds for one trial
     max_retries: int = 3  # further attempts of a trial whose executor was lost
 
     def __post_init__(self) -> None:
@@ -63,8 +64,10 @@ class Limits:
                 f"`n_jobs` is {self.n_jobs!r}: give a whole number of 1 or more, "
                 "or -1 for every task slot."
             )
-        if self.timeout is not None and not (_is_real(self.timeout) and self.timeout > 0):
-            raise UsageError(f"`timeout` is {self.timeout!r}: give seconds, more than 0.")
+        for name in ("timeout", "trial_timeout"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (_is_real(seconds) and seconds > 0):
+                raise UsageError(f"`{name}` is {seconds!r}: give seconds, more than 0.")
         if self.n_trials is not None and self.total_trials is not None:
             raise UsageError(
                 "`n_trials` and `total_trials` are both given: the first counts the new trials, "

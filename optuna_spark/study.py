@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,14 +18,14 @@ from pyspark.sql import SparkSession
 from optuna_spark.addresses import check_shared, find_address
 from optuna_spark.backend import SparkBackend
 from optuna_spark.exceptions import StudyDirectionMismatch, StudyExists, StudyNotFound, UsageError
+from optuna_spark.liveness import Pulse
 from optuna_spark.objectives import check_callable, pickle_objective
 from optuna_spark.runner import Runner
 from optuna_spark.session import find_session, grows, remote_hosts
 from optuna_spark.settings import Limits, StorageAddress
-from optuna_spark.storage import open_storage, translated_errors
+from optuna_spark.storage import enough_connections, is_patient, open_storage
+from optuna_spark.storage_errors import translated_errors
 from optuna_spark.trial_task import Run, current_study, package_versions
-
-LATEST_RUN = "optuna_spark:latest_run"  # study attribute
 
 Objective = Callable[[Trial], "float | Sequence[float]"]
 
@@ -52,11 +53,9 @@ class SparkStudy(optuna.Study):
         spark: SparkSession | None = None,
     ) -> None:
         self._address = find_address(storage)
-        opened = (
-            storage
-            if isinstance(storage, BaseStorage)
-            else open_storage(self._address, create_schema=True)
-        )
+        opened = storage
+        if not isinstance(opened, BaseStorage) or not is_patient(opened):
+            opened = open_storage(self._address, create_schema=True)
         super().__init__(study_name, opened, sampler, pruner)
         self._spark = spark
         self._runner: Runner | None = None
@@ -86,6 +85,7 @@ class SparkStudy(optuna.Study):
         show_progress_bar: bool = False,
         *,
         total_trials: int | None = None,
+        trial_timeout: float | None = None,
         max_retries: int = 3,
     ) -> None:
         """Run trials on the cluster.
@@ -104,6 +104,8 @@ class SparkStudy(optuna.Study):
             show_progress_bar: Show finished, running and failed trials and the best value.
             total_trials: Stop once the study holds so many finished trials: the same command run
                 again finishes the rest. Not together with `n_trials`.
+            trial_timeout: Seconds for one trial: one that takes longer is stopped, even in native
+                code, and recorded FAIL. What it waits for the database does not count.
             max_retries: How often a trial whose process was lost starts again.
 
         Raises:
@@ -118,52 +120,56 @@ class SparkStudy(optuna.Study):
         """
         if self._runner is not None:
             raise RuntimeError("Nested invocation of `Study.optimize` method isn't allowed.")
-        limits = Limits(n_trials, total_trials, n_jobs, timeout, max_retries)
+        limits = Limits(n_trials, total_trials, n_jobs, timeout, trial_timeout, max_retries)
         check_callable(func)
         run_id = uuid.uuid4().hex[:12]
         caught = tuple(catch) if isinstance(catch, Iterable) else (catch,)
         body = pickle_objective((func, self.sampler, self.pruner, caught), func)
-        with translated_errors(self._address):
-            # One who may only read is told so before Spark starts.
-            self._storage.set_study_system_attr(self._study_id, LATEST_RUN, run_id)
-        session = find_session(self._spark)
-        check_shared(self._address, remote_hosts(session))
-        context = session.sparkContext
-        run = Run(
-            run_id=run_id,
-            address=self._address,
-            study_name=self.study_name,
-            body=body,
-            gc_after_trial=gc_after_trial,
-            max_retries=max_retries,
-            reseed=n_jobs != 1,
-            application=context.applicationId,
-            versions=package_versions(),
-        )
-        self._runner = Runner(
-            self,
-            self._study_id,
-            self._storage,
-            SparkBackend(session, f"optuna-spark-{run_id}"),
-            context.broadcast(run),
-            run_id,
-            limits,
-            callbacks or (),
-            grows=grows(session),
-            show_progress_bar=show_progress_bar,
-        )
-        sampler = self.sampler
-        if n_jobs == 1 and self._sequence is not None and self._sequence[0] is sampler:
-            self._runner.sampler_state = self._sequence[1]
-        try:
-            self._runner.run()
-        finally:
-            if self._runner.sampler_state is not None:
-                self._sequence = sampler, self._runner.sampler_state
-            self._runner = None
+        with contextlib.ExitStack() as stack:
+            with translated_errors(self._address):
+                # One who may only read is told so before Spark starts.
+                stack.enter_context(Pulse(self._storage, self._study_id, run_id))
+            session = find_session(self._spark)
+            check_shared(self._address, remote_hosts(session))
+            backend = SparkBackend(session, f"optuna-spark-{run_id}")
+            slots = backend.slots() if n_jobs == -1 else n_jobs
+            context = session.sparkContext
+            run = Run(
+                run_id=run_id,
+                address=self._address,
+                study_name=self.study_name,
+                body=body,
+                gc_after_trial=gc_after_trial,
+                max_retries=max_retries,
+                reseed=n_jobs != 1,
+                keep_connections=enough_connections(self._storage, slots),
+                application=context.applicationId,
+                versions=package_versions(),
+            )
+            self._runner = Runner(
+                self,
+                self._study_id,
+                self._storage,
+                backend,
+                context.broadcast(run),
+                run_id,
+                limits,
+                callbacks or (),
+                grows=grows(session),
+                show_progress_bar=show_progress_bar,
+            )
+            sampler = self.sampler
+            if n_jobs == 1 and self._sequence is not None and self._sequence[0] is sampler:
+                self._runner.sampler_state = self._sequence[1]
+            try:
+                self._runner.run()
+            finally:
+                if self._runner.sampler_state is not None:
+                    self._sequence = sampler, self._runner.sampler_state
+                self._runner = None
 
     def stop(self) -> None:
-        """End the `optimize` call that runs, as soon as its running trials have finished.
+        """End the `optimize` call that runs: what runs is stopped and recorded FAIL.
 
         Raises:
             RuntimeError: none runs, as with `optuna.Study.stop`.
@@ -173,7 +179,7 @@ class SparkStudy(optuna.Study):
                 "`Study.stop` is supposed to be invoked inside an objective function or a "
                 "callback."
             )
-        self._runner.stop_after_running()
+        self._runner.stop("study.stop() was called")
 
 
 def create_study(

@@ -1,4 +1,4 @@
-"""All that runs on an executor: claim a trial, run the objective, report the result.
+"""All that a trial process does: claim a trial, run the objective, report the result.
 
 The driver creates a trial WAITING. A task claims it by turning it RUNNING, which the database
 grants to one claimer alone. A task that Spark runs again continues the trials of its grant.
@@ -15,6 +15,7 @@ import socket
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
@@ -27,8 +28,9 @@ from pyspark import TaskContext
 
 from optuna_spark.exceptions import SHIP, ExecutorEnvironmentError
 from optuna_spark.objectives import pickle_error, pickle_sampler
+from optuna_spark.patient_storage import ClaimUnclear, ParameterTaken
 from optuna_spark.settings import StorageAddress
-from optuna_spark.storage import close_storage, open_storage
+from optuna_spark.storage import close_storage, on_wait, open_storage
 
 # System attributes of a trial.
 RUN = "optuna_spark:run"  # the run that created it
@@ -36,6 +38,10 @@ ATTEMPT = "optuna_spark:attempt"  # what runs it: host, application, task; how o
 FAILURE = "optuna_spark:failure"  # why it failed: reason, and traceback where there is one
 
 _TRACEBACK_LIMIT = 16_000  # characters; an attribute ends at 64 KB on MySQL
+
+# What a trial process tells of a trial, beside its outcome.
+BEGUN, WAITED, DONE = "begun", "waited", "done"
+Tell = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Grant:
     resumed: frozenset[int] = frozenset()  # of these: begun by a task that was lost
     seconds: float = math.inf  # begin no further trial after so long
     sampler: bytes | None = None  # where trials run one by one: as the one before left it
+    trial_timeout: float | None = None  # seconds for each trial
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class TrialOutcome:
     error: bytes | None = None  # the exception, pickled, where `catch` does not cover it
     stops: bool = False  # the objective or the sampler called study.stop()
     taken: bool = False  # another task or process runs it
+    unclear: bool = False  # claimed by this task or by another: the answer was lost
     sampler: bytes | None = None  # where trials run one by one: for the next
 
 
@@ -76,6 +84,7 @@ class Run:
     body: bytes = field(repr=False)  # pickled (objective, sampler, pruner, catch)
     gc_after_trial: bool = False
     max_retries: int = 3
+    keep_connections: bool = True  # the database has enough for all task slots
     reseed: bool = True  # several processes sample: each needs a random state of its own
     application: str = ""
     versions: dict[str, str] = field(default_factory=dict)  # of the driver's packages
@@ -117,24 +126,23 @@ class _OpenRun:
     catch: tuple[type[BaseException], ...] = ()
 
 
-# The run that this process works for; the next one replaces it and closes its connections.
-_current: _OpenRun | None = None
+_current: _OpenRun | None = None  # the run that this process works for
 
 
-def run_grant(run_id: str, payload: Any, grant: Grant) -> list[TrialOutcome]:
+def run_trials(payload: Any, grant: Grant, tell: Tell) -> list[TrialOutcome]:
     """Run the trials of a grant, one after the other.
 
     Args:
-        run_id: The run's name, so that its payload is unpickled once per process.
-        payload: Spark broadcast of a `Run`.
+        payload: Spark broadcast of a `Run`; this process works for no other run.
         grant: The trials.
+        tell: Told when a trial begins, that it has waited for the database, and when its
+            objective is done.
 
     Returns:
         One outcome for each trial of the grant, in order.
     """
-    opened = _current
-    if opened is None or opened.run.run_id != run_id:
-        opened = _open_run(payload.value)
+    opened = _current or _open_run(payload.value)
+    on_wait(opened.storage, lambda seconds: tell(WAITED, seconds))
     if grant.sampler is not None:
         opened.study.sampler = pickle.loads(grant.sampler)
     if grant.resumed and not opened.run.reseed:
@@ -146,7 +154,7 @@ def run_grant(run_id: str, payload: Any, grant: Grant) -> list[TrialOutcome]:
         if ended or time.monotonic() - began > grant.seconds:
             outcomes.append(TrialOutcome(trial_id))
         else:
-            outcomes.append(_run_trial(opened, grant, trial_id))
+            outcomes.append(_run_trial(opened, grant, trial_id, tell))
     if not opened.run.reseed:
         outcomes[-1] = replace(outcomes[-1], sampler=pickle_sampler(opened.study.sampler))
     return outcomes
@@ -162,11 +170,14 @@ def current_study(address: StorageAddress | BaseStorage, name: str) -> ExecutorS
     return _current.study
 
 
-def _open_run(run: Run) -> _OpenRun:
-    global _current
+def close_run() -> None:
+    """Give the database its connection back."""
     if _current is not None:
         close_storage(_current.storage)
-        _current = None
+
+
+def _open_run(run: Run) -> _OpenRun:
+    global _current
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     here = package_versions()
     for name, version in run.versions.items():
@@ -174,7 +185,7 @@ def _open_run(run: Run) -> _OpenRun:
             raise ExecutorEnvironmentError(
                 f"Executors have {name} {here[name]}, and the driver has {version}: {SHIP}."
             )
-    storage = open_storage(run.address, create_schema=False)
+    storage = open_storage(run.address, create_schema=False, keep_connections=run.keep_connections)
     opened = _OpenRun(run, ExecutorStudy(run.study_name, storage), storage)
     # Before unpickling: an objective that captured its study finds it here.
     _current = opened
@@ -194,11 +205,12 @@ def _open_run(run: Run) -> _OpenRun:
     return opened
 
 
-def _run_trial(opened: _OpenRun, grant: Grant, trial_id: int) -> TrialOutcome:
+def _run_trial(opened: _OpenRun, grant: Grant, trial_id: int, tell: Tell) -> TrialOutcome:
     frozen = _claim(opened, grant, trial_id)
     if isinstance(frozen, TrialOutcome):
         return frozen
     began = time.monotonic()
+    tell(BEGUN, trial_id)
     study, study_state = opened.study, None
     study.stop_requested = False
     value: Any = None
@@ -207,14 +219,20 @@ def _run_trial(opened: _OpenRun, grant: Grant, trial_id: int) -> TrialOutcome:
     # What a sampler raises before the objective begins reaches the caller, as in Optuna.
     catch: tuple[type[BaseException], ...] = ()
     try:
-        trial = optuna.Trial(study, trial_id)
-        catch = opened.catch
-        value = opened.objective(trial)
+        while True:
+            try:
+                trial = optuna.Trial(study, trial_id)
+                catch = opened.catch
+                value = opened.objective(trial)
+                break
+            except ParameterTaken:  # another attempt lives: begin anew, with what it has stored
+                continue
     except TrialPruned:
         study_state = TrialState.PRUNED
     except BaseException as error:  # SystemExit too: it must not leave the trial RUNNING
         failure, study_state = error, TrialState.FAIL
     seconds = time.monotonic() - began
+    tell(DONE, seconds)
     reason = None if failure is None else _one_line(failure)
     if study_state is None:
         study_state, reason = _judge(value, len(study.directions))
@@ -250,6 +268,8 @@ def _claim(opened: _OpenRun, grant: Grant, trial_id: int) -> FrozenTrial | Trial
         claimed = storage.set_trial_state_values(trial_id, TrialState.RUNNING)
     except UpdateFinishedTrialError:
         return _finished(storage.get_trial(trial_id))
+    except ClaimUnclear:
+        return TrialOutcome(trial_id, unclear=True)
     # Optuna's cache knows only trials that it created, or that it has seen in a list.
     trials = opened.study.get_trials(deepcopy=False)
     frozen = next(trial for trial in reversed(trials) if trial._trial_id == trial_id)

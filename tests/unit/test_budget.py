@@ -12,6 +12,8 @@ import pytest
 from optuna_spark.budget import (
     GRANT_SECONDS,
     MAX_GRANT,
+    Verdict,
+    after_loss,
     grant_size,
     jobs_wanted,
     mean,
@@ -20,30 +22,33 @@ from optuna_spark.budget import (
 
 
 @pytest.mark.parametrize(
-    ("limit", "finished", "outstanding", "total", "in_study", "expected"),
+    ("limit", "finished", "in_hand", "expected"),
     [
-        pytest.param(10, 0, 0, None, 0, 10, id="nothing-done"),
-        pytest.param(10, 4, 2, None, 100, 4, id="what-the-study-held-before-is-not-counted"),
-        pytest.param(10, 8, 2, None, 8, 0, id="the-rest-runs-already"),
-        pytest.param(10, 10, 0, None, 10, 0, id="done"),
-        pytest.param(10, 12, 0, None, 12, 0, id="never-below-nothing"),
-        pytest.param(0, 0, 0, None, 0, 0, id="none-asked-for"),
-        pytest.param(None, 0, 0, 40, 0, 40, id="total-of-an-empty-study"),
-        pytest.param(None, 3, 4, 40, 30, 6, id="total-counts-what-the-study-holds"),
-        pytest.param(None, 0, 0, 40, 55, 0, id="total-reached-before"),
-        pytest.param(None, 0, 0, 0, 0, 0, id="total-of-none"),
-        pytest.param(None, 7, 3, None, 9, None, id="no-limit"),
+        pytest.param(10, 0, 0, 10, id="nothing-done"),
+        pytest.param(10, 4, 2, 4, id="some-done-some-begun"),
+        pytest.param(10, 8, 2, 0, id="the-rest-runs-already"),
+        pytest.param(10, 10, 0, 0, id="done"),
+        pytest.param(10, 12, 0, 0, id="never-below-nothing"),
+        pytest.param(0, 0, 0, 0, id="none-asked-for"),
     ],
 )
-def test_remaining(
-    limit: int | None,
-    finished: int,
-    outstanding: int,
-    total: int | None,
-    in_study: int,
-    expected: int | None,
-) -> None:
-    assert remaining(limit, finished, outstanding, total, in_study) == expected
+def test_remaining(limit: int, finished: int, in_hand: int, expected: int) -> None:
+    assert remaining(limit, finished, in_hand) == expected
+
+
+@pytest.mark.parametrize(
+    ("attempts", "max_retries", "timed_out", "expected"),
+    [
+        pytest.param(1, 3, False, Verdict.AGAIN, id="the-first-loss"),
+        pytest.param(3, 3, False, Verdict.AGAIN, id="the-last-retry"),
+        pytest.param(4, 3, False, Verdict.GIVE_UP, id="retries-are-used-up"),
+        pytest.param(1, 0, False, Verdict.GIVE_UP, id="no-retry-wanted"),
+        pytest.param(1, 3, True, Verdict.TIMED_OUT, id="a-timeout-is-no-loss"),
+        pytest.param(9, 3, True, Verdict.TIMED_OUT, id="a-timeout-at-last"),
+    ],
+)
+def test_after_loss(attempts: int, max_retries: int, timed_out: bool, expected: Verdict) -> None:
+    assert after_loss(attempts, max_retries, timed_out=timed_out) is expected
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def simulate(n_trials: int, slots: int, seconds: list[float], *, alone: bool) ->
     now = 0.0
     while True:
         while len(busy) < jobs_wanted(-1, slots, grows=False):
-            left = remaining(n_trials, finished, outstanding, None, finished)
+            left = remaining(n_trials, finished, outstanding)
             size = grant_size(left, slots, mean(durations[-32:]), alone=alone)
             if size == 0:
                 assert left == 0, "nothing is handed out while something is left"

@@ -170,7 +170,9 @@ def test_each_option_is_explained(command: str, capsys: pytest.CaptureFixture[st
 
 
 def test_options_reach_optimize(study: FakeStudy, place: list[bool]) -> None:
-    options = "--n-trials 5 --timeout 2.5 --n-jobs 4 --max-retries 0 --gc-after-trial"
+    options = (
+        "--n-trials 5 --timeout 2.5 --n-jobs 4 --trial-timeout 9 --max-retries 0 --gc-after-trial"
+    )
     assert run(*options.split(), "--no-show-progress-bar", "--verbose", trials=None) == 0
     assert study.optimized_with is not None
     assert study.optimized_with.pop("func")(None) == 0.0
@@ -179,6 +181,7 @@ def test_options_reach_optimize(study: FakeStudy, place: list[bool]) -> None:
         "total_trials": None,
         "timeout": 2.5,
         "n_jobs": 4,
+        "trial_timeout": 9.0,
         "max_retries": 0,
         "catch": (),
         "gc_after_trial": True,

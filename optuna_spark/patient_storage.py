@@ -1,0 +1,280 @@
+"""Optuna's relational storage, made to outlive a database that is away for a while.
+
+A call that fails for a reason that passes is made again until the grace period is over. An answer
+that was lost on the way is no reason to count twice: each write, made again, has one effect.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+
+# Private, as is what this module overrides below; Optuna 4.9 and 5.0 have all of it.
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from optuna_spark.exceptions import StorageUnreachable
+from optuna_spark.settings import StorageAddress, storage_grace
+from optuna_spark.storage_errors import is_passing, reason_of
+
+_logger = logging.getLogger(__name__)
+
+CREATED = "optuna_spark:created"  # system attribute of a trial: the call that created it
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between two tries
+_SPEAK_AFTER = 1.0  # seconds of waiting that are worth a word
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ClaimUnclear(Exception):
+    """The answer to a claim was lost, and the trial runs by now: by this claim or by another."""
+
+
+class ParameterTaken(BaseException):
+    """Another attempt of the same trial has chosen another value for a parameter.
+
+    No `Exception`, so that an objective does not swallow it: the attempt must begin anew, with
+    the values that are stored.
+    """
+
+
+def _patient(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[PatientStorage, P], T]:
+    @functools.wraps(method)
+    def call(self: PatientStorage, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.patiently(functools.partial(method, self, *args, **kwargs))
+
+    return call
+
+
+class PatientStorage(RDBStorage):
+    """An `RDBStorage` whose calls wait for the database.
+
+    Args:
+        address: For messages.
+        url: As `RDBStorage` takes it.
+        options: Of the SQLAlchemy engine.
+        skip: Neither create the tables nor check their version.
+    """
+
+    def __init__(
+        self, address: StorageAddress, url: str, options: dict[str, Any], *, skip: bool
+    ) -> None:
+        self.address = address
+        self.grace = storage_grace()
+        self.on_wait: Callable[[float], None] = _ignore  # told how long a call waits already
+        self._unsure: set[str] = set()  # creations whose first try failed
+        super().__init__(
+            url,
+            engine_kwargs=options,
+            skip_compatibility_check=skip,
+            skip_table_creation=skip,
+        )
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """Make a call until it succeeds.
+
+        Raises:
+            StorageUnreachable: the grace period is over.
+            Exception: whatever else the call raises.
+        """
+        began: float | None = None
+        for tries in itertools.count():
+            try:
+                return call()
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                began = began or time.monotonic()
+                waited = time.monotonic() - began
+                reason = reason_of(error)
+                if waited >= self.grace:
+                    raise StorageUnreachable(
+                        f"The database {self.address} was away for {waited:.0f} s ({reason}): "
+                        "start it, and run the same command again to finish the study."
+                    ) from error
+            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**tries)
+            if waited > _SPEAK_AFTER:
+                self.on_wait(waited)
+            _logger.info("The database %s is away (%s).", self.address, reason)
+            time.sleep(delay * random.uniform(0.5, 1.5))
+        raise AssertionError("unreachable")
+
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        """As in Optuna."""
+        name = study_name or f"no-name-{uuid.uuid4()}"
+        create = _Counted(functools.partial(super().create_new_study, directions, name))
+        try:
+            return self.patiently(create)
+        except DuplicatedStudyError:
+            if create.calls > 1:
+                study_id = self.get_study_id_from_name(name)
+                same = self.get_study_directions(study_id) == list(directions)
+                if same and not self.get_all_trials(study_id):
+                    return study_id
+            raise
+
+    def delete_study(self, study_id: int) -> None:
+        """As in Optuna."""
+        delete = _Counted(functools.partial(super().delete_study, study_id))
+        try:
+            self.patiently(delete)
+        except KeyError:
+            if delete.calls == 1:
+                raise
+
+    def _create_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None = None
+    ) -> FrozenTrial:
+        template = template_trial or create_trial(state=TrialState.RUNNING)
+        mark = uuid.uuid4().hex
+        template.system_attrs[CREATED] = mark
+        try:
+            create = super()._create_new_trial
+            return self.patiently(functools.partial(create, study_id, template))
+        finally:
+            self._unsure.discard(mark)
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Any
+    ) -> Any:
+        # Optuna, too, tries five times, and would count what a lost answer has created.
+        mark = template_trial.system_attrs[CREATED] if template_trial else ""
+        if mark in self._unsure:
+            attribute = models.TrialSystemAttributeModel
+            made = session.query(models.TrialModel).join(attribute)
+            made = made.filter(models.TrialModel.study_id == study_id, attribute.key == CREATED)
+            found = made.filter(attribute.value_json == json.dumps(mark)).first()
+            if found is not None:
+                return found
+        self._unsure.add(mark)
+        return super()._get_prepared_new_trial(study_id, template_trial, session)
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        def write() -> None:
+            # Optuna ignores that another process has stored a value, and goes on with its own.
+            with _create_scoped_session(self.scoped_session) as session:
+                self._set_trial_param_without_commit(
+                    session,
+                    trial_id,
+                    param_name,
+                    param_value_internal,
+                    distribution,
+                    previous_distribution,
+                )
+
+        try:
+            self.patiently(write)
+        except sqlalchemy.exc.IntegrityError:
+            if self.get_trial_param(trial_id, param_name) != param_value_internal:
+                raise ParameterTaken(param_name) from None
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """As in Optuna.
+
+        Raises:
+            ClaimUnclear: a claim's answer was lost, and the trial runs.
+        """
+        write = _Counted(
+            functools.partial(super().set_trial_state_values, trial_id, state, values)
+        )
+        try:
+            changed = self.patiently(write)
+        except UpdateFinishedTrialError:
+            if write.calls > 1:
+                trial = self.get_trial(trial_id)
+                same = values is None or trial.values == list(values)
+                if trial.state == state and same:
+                    return True
+            raise
+        if write.calls > 1 and state == TrialState.RUNNING and not changed:
+            raise ClaimUnclear(f"trial {trial_id}")
+        return changed
+
+    # Reads, and writes that leave the same behind however often they are made.
+    get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
+    get_study_directions = _patient(RDBStorage.get_study_directions)
+    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
+    get_all_studies = _patient(RDBStorage.get_all_studies)
+    get_trial = _patient(RDBStorage.get_trial)
+    get_trial_id_from_study_id_trial_number = _patient(
+        RDBStorage.get_trial_id_from_study_id_trial_number
+    )
+    get_trial_param = _patient(RDBStorage.get_trial_param)
+    get_trial_user_attrs = _patient(RDBStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _patient(RDBStorage.get_trial_system_attrs)
+    _get_best_trial_id = _patient(RDBStorage._get_best_trial_id)
+    _get_trials = _patient(RDBStorage._get_trials)
+    set_study_user_attr = _patient(RDBStorage.set_study_user_attr)
+    set_study_system_attr = _patient(RDBStorage.set_study_system_attr)
+    set_trial_user_attr = _patient(RDBStorage.set_trial_user_attr)
+    set_trial_system_attr = _patient(RDBStorage.set_trial_system_attr)
+    set_trial_intermediate_value = _patient(RDBStorage.set_trial_intermediate_value)
+    record_heartbeat = _patient(RDBStorage.record_heartbeat)
+    _get_stale_trial_ids = _patient(RDBStorage._get_stale_trial_ids)
+
+
+class _Counted(Generic[T]):
+    """A call that knows how often it was made."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self.calls = 0
+
+    def __call__(self) -> T:
+        self.calls += 1
+        return self._call()
+
+
+def _ignore(_: float) -> None:
+    pass
+
+
+def server_seconds(storage: BaseStorage) -> float | None:
+    """The time of day by the database server's clock; None where it cannot be asked alike."""
+    backend = getattr(storage, "_backend", storage)  # Optuna wraps it in a cache
+    if not isinstance(backend, PatientStorage):
+        return None
+    statement = {
+        "mysql": "SELECT UNIX_TIMESTAMP(NOW(6))",
+        "mariadb": "SELECT UNIX_TIMESTAMP(NOW(6))",
+        "sqlite": "SELECT strftime('%s', 'now')",
+    }.get(backend.engine.dialect.name)
+    if statement is None:
+        return None
+
+    def ask() -> float:
+        with backend.engine.connect() as connection:
+            return float(connection.execute(sqlalchemy.text(statement)).scalar_one())
+
+    return backend.patiently(ask)
