@@ -1,4 +1,4 @@
-"""What the rows of the fault table share: a study, its drivers, where its trials run, the verdict."""
+"""What the rows of the fault table share: a study, its drivers, its trials' places, a verdict."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ class Row:
         settings = {"seconds": seconds, "slow": {}, **none, **faults}
         (self.folder / "settings.json").write_text(json.dumps(settings))
 
-    def environment(self, *, slots: int = 2, conf: Mapping[str, str] | None = None) -> dict[str, str]:
+    def environment(
+        self, *, slots: int = 2, conf: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
         """The environment of a driver, with an executor on each Worker for half of the slots."""
         settings = {
             "spark.cores.max": str(slots),
@@ -146,7 +148,9 @@ class Row:
             f"spark.executorEnv.{FOLDER}": str(self.folder),
             **(conf or {}),
         }
-        options = [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
+        options = [
+            word for name, value in settings.items() for word in ("--conf", f"{name}={value}")
+        ]
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -173,7 +177,14 @@ class Row:
         """Start `optuna-spark optimize`, by default for all trials of the table."""
         limits = options or ("--n-trials", str(TRIALS))
         command = [sys.executable, "-m", "optuna_spark", "optimize", f"{OBJECTIVE}:objective"]
-        command += ["--study-name", "s", "--direction", "minimize", "--n-jobs", str(n_jobs or slots)]
+        command += [
+            "--study-name",
+            "s",
+            "--direction",
+            "minimize",
+            "--n-jobs",
+            str(n_jobs or slots),
+        ]
         # The verbose output, which is shown when a row fails, has Spark's own words.
         command += ["--sampler", "RandomSampler", "--no-show-progress-bar", "--verbose", *limits]
         return self.start_command(command, self.environment(slots=slots, conf=conf))

@@ -1,4 +1,4 @@
-"""The objective of the fault table: it says where it runs, and has the faults that come from within.
+"""The objective of the fault table: it says where it runs, and has the faults from within.
 
 It travels to executors by value, so that all it needs is in this file.
 """

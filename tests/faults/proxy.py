@@ -59,9 +59,7 @@ class LosesAnswers:
             pair = {client, server}
             self._open |= pair
             loses = threading.Event()
-            back = threading.Thread(
-                target=self._answer, args=(server, client, loses), daemon=True
-            )
+            back = threading.Thread(target=self._answer, args=(server, client, loses), daemon=True)
             back.start()
             try:
                 self._ask(client, server, loses)
@@ -84,7 +82,9 @@ class LosesAnswers:
             if loses.is_set():
                 return
 
-    def _answer(self, server: socket.socket, client: socket.socket, loses: threading.Event) -> None:
+    def _answer(
+        self, server: socket.socket, client: socket.socket, loses: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
                 if loses.is_set():
