@@ -218,10 +218,8 @@ class Row:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, read by Optuna alone."""
-        direct = make_url(self.url).set(drivername="mysql+pymysql", port=self.server.port)
-        storage = optuna.storages.RDBStorage(
-            direct.render_as_string(hide_password=False), engine_kwargs={"poolclass": NullPool}
-        )
+        url = self.server.admin_url(self.database)
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
         return optuna.load_study(study_name="s", storage=storage).trials
 
     def running(self) -> list[Mark]:

@@ -85,11 +85,20 @@ def test_connections_time_out_during_trials(
 
 def test_fewer_connections_than_slots(row: Row, with_setting: Callable[[str, int], None]) -> None:
     with_setting("max_connections", 6)
-    refused = "SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'"
-    before = int(row.server.admin_sql(refused)[0][1])
+    before = refused_connections(row)
     row.start(slots=8)
+    row.when_complete(5)
+    with contextlib.ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(own_transaction(row))
+        row.when_complete(20)
     row.judge()
-    assert int(row.server.admin_sql(refused)[0][1]) > before, "no connection was refused"
+    assert refused_connections(row) > before
+
+
+def refused_connections(row: Row) -> int:
+    counter = "SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'"
+    return int(row.server.admin_sql(counter)[0][1])
 
 
 def test_others_hold_locks(row: Row, with_setting: Callable[[str, int], None]) -> None:
@@ -107,19 +116,19 @@ def test_others_hold_locks(row: Row, with_setting: Callable[[str, int], None]) -
 
 
 def test_deadlocks(row: Row) -> None:
-    row.start("--n-trials", str(TRIALS), n_jobs=2)
+    row.start()
     row.when_complete(3)
     # InnoDB gives up the transaction that has changed less: it must not be ours.
     row.server.admin_sql(f"CREATE TABLE {row.database}.ballast (number INT PRIMARY KEY)")
     before, struck = metric(row, "lock_deadlocks"), 0
-    while row.states()["COMPLETE"] < TRIALS - 5 and not row.drivers[-1].has_ended():
-        with own_transaction(row) as execute, contextlib.suppress(pymysql.OperationalError):
+    while struck < 5 and row.states()["COMPLETE"] < TRIALS - 5:
+        with own_transaction(row) as execute:
             execute("INSERT INTO ballast VALUES " + ", ".join(f"({i})" for i in range(200)))
-            execute("SELECT * FROM trials FOR UPDATE")
-            # Who creates a trial holds the study's row, and waits for the one behind the last
-            # trial, which is ours. Nobody may come, and then there is nothing to wait for.
+            # Who creates a trial holds the study's row, and waits for the gap behind the last
+            # trial. Nobody may come, and then there is nothing to wait for.
+            execute("SELECT * FROM trials WHERE trial_id > 1000000 FOR UPDATE")
             with contextlib.suppress(AssertionError):
-                eventually(lambda: waits_for_lock(row), 1)
+                eventually(lambda: waits_for_lock(row), 2)
                 execute("SELECT * FROM studies FOR UPDATE")
         struck = metric(row, "lock_deadlocks") - before
     row.judge()
@@ -130,13 +139,18 @@ def test_deadlocks(row: Row) -> None:
 def own_transaction(row: Row) -> Iterator[Callable[[str], Any]]:
     """A transaction of somebody else in the study's database, rolled back at the end."""
     url = make_url(row.url)
-    connection = pymysql.connect(
-        host="127.0.0.1",
-        port=row.server.port,
-        user=str(url.username),
-        password=str(url.password),
-        database=row.database,
-    )
+
+    def connect() -> Any:
+        with contextlib.suppress(pymysql.OperationalError):  # there may be none left just now
+            return pymysql.connect(
+                host="127.0.0.1",
+                port=row.server.port,
+                user=str(url.username),
+                password=str(url.password),
+                database=row.database,
+            )
+
+    connection = eventually(connect)
     with connection, connection.cursor() as cursor:
         connection.begin()
         yield cursor.execute
