@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class StandaloneCluster:
         cores: Task slots of each.
         memory: Memory of each.
         env: Environment of the daemons, and so of executors, beside this process's.
+        own_hosts: Give each Worker an address of its own (127.0.0.2 and so on), because Spark
+            starts no speculative task on the host where the first attempt runs.
 
     Example:
         >>> with StandaloneCluster(tmp_path) as cluster:  # doctest: +SKIP
@@ -45,16 +48,19 @@ class StandaloneCluster:
         cores: int = 1,
         memory: str = "1g",
         env: Mapping[str, str] | None = None,
+        own_hosts: bool = False,
     ) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self._env = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
         # The launchers' settings of the driver are none of the daemons' business.
         for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "PYSPARK_SUBMIT_ARGS"):
             self._env.pop(name, None)
         self._env.update(env or {})
         self._wanted, self._cores, self._memory = workers, cores, memory
+        self._own_hosts = own_hosts
         self._port, self._web_port = _free_port(), _free_port()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._started = 0  # Workers, those that are gone included
 
     @property
     def url(self) -> str:
@@ -72,12 +78,53 @@ class StandaloneCluster:
         return [process.pid for process in self._processes[1:]]
 
     def executor_pids(self) -> list[int]:
-        """Process ids of the executors that the Workers started."""
+        """Process ids of the executors that the Workers started, those since killed included."""
         return [
             pid
-            for pid, parent, command in _all_processes()
-            if parent in self.worker_pids and "CoarseGrainedExecutorBackend" in command
+            for pid, _, command in _all_processes()
+            if "CoarseGrainedExecutorBackend" in command and self._works_here(pid)
         ]
+
+    def add_worker(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        cores: int | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> int:
+        """Start one more Worker, as after the loss of another, and wait until it is registered.
+
+        Args:
+            env: Environment of this Worker, beside that of all daemons.
+            cores: Its task slots, if not as many as the others have.
+            wrapper: A command, with its arguments, that runs the command behind it.
+
+        Returns:
+            Its process id.
+        """
+        process = self._start_worker(env=env, cores=cores, wrapper=wrapper)
+        self._wait_for_workers(len(self.worker_pids))
+        return process.pid
+
+    def kill_worker(self, pid: int) -> None:
+        """Kill a Worker (SIGKILL), and know of it no more; its executor ends by itself or not."""
+        process = next(each for each in self._processes[1:] if each.pid == pid)
+        before = self._alive_workers() or 0
+        process.kill()
+        process.wait()
+        self._processes.remove(process)
+        deadline = time.monotonic() + _START_SECONDS
+        while (self._alive_workers() or 0) >= before:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the Master does not notice that a Worker is gone")
+            time.sleep(0.05)
+
+    def restore(self) -> None:
+        """Have as many Workers again as at the beginning, and none that was added."""
+        for pid in self.worker_pids[self._wanted :]:
+            self.kill_worker(pid)
+        while len(self.worker_pids) < self._wanted:
+            self.add_worker()
 
     def __enter__(self) -> StandaloneCluster:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,11 +132,8 @@ class StandaloneCluster:
             ports = ["--port", str(self._port), "--webui-port", str(self._web_port)]
             self._start("master.Master", "--host", "127.0.0.1", *ports)
             self._wait_for_workers(0)
-            for number in range(self._wanted):
-                folder = str(self.folder / f"worker-{number}")
-                size = ["--cores", str(self._cores), "--memory", self._memory]
-                place = ["--host", "127.0.0.1", "--webui-port", "0", "--work-dir", folder]
-                self._start("worker.Worker", *place, *size, self.url)
+            for _ in range(self._wanted):
+                self._start_worker()
             self._wait_for_workers(self._wanted)
         except BaseException:
             self.stop()
@@ -101,7 +145,6 @@ class StandaloneCluster:
 
     def stop(self) -> None:
         """End the daemons and what they started."""
-        executors = self.executor_pids()
         for process in reversed(self._processes):
             process.terminate()
         deadline = time.monotonic() + _STOP_SECONDS
@@ -111,16 +154,50 @@ class StandaloneCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for pid in executors:
-            if "CoarseGrainedExecutorBackend" in _command(pid):
+        for pid in self.executor_pids():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def _start(self, name: str, *arguments: str) -> None:
-        log = self.folder / f"{name}-{len(self._processes)}.log"
+    def _start_worker(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        cores: int | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> subprocess.Popen[bytes]:
+        number = self._started
+        self._started += 1
+        host = f"127.0.0.{number % 250 + 2}" if self._own_hosts else "127.0.0.1"
+        folder = str(self.folder / f"worker-{number}")
+        size = ["--cores", str(cores or self._cores), "--memory", self._memory]
+        place = ["--host", host, "--webui-port", "0", "--work-dir", folder]
+        own = {**(env or {}), "SPARK_LOCAL_IP": host}
+        return self._start(
+            "worker.Worker", *place, *size, self.url, env=own, wrapper=wrapper, number=number
+        )
+
+    def _start(
+        self,
+        name: str,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+        number: int = 0,
+    ) -> subprocess.Popen[bytes]:
+        log = self.folder / f"{name}-{number}.log"
         with log.open("wb") as file:
-            command = [str(SPARK_CLASS), f"{_DEPLOY}.{name}", *arguments]
-            process = subprocess.Popen(command, env=self._env, stdout=file, stderr=file)
+            command = [*wrapper, str(SPARK_CLASS), f"{_DEPLOY}.{name}", *arguments]
+            process = subprocess.Popen(
+                command, env={**self._env, **(env or {})}, stdout=file, stderr=file
+            )
         self._processes.append(process)
+        return process
+
+    def _works_here(self, pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/cwd").readlink().is_relative_to(self.folder)
+        except OSError:  # it has ended meanwhile, or is another user's
+            return False
 
     def _wait_for_workers(self, number: int) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -137,6 +214,11 @@ class StandaloneCluster:
         except (OSError, ValueError):  # a Master that is starting answers with its page
             return None
         return int(state["aliveworkers"])
+
+
+def parent_of(pid: int) -> int:
+    """The process that started another, which has not ended yet."""
+    return next(parent for each, parent, _ in _all_processes() if each == pid)
 
 
 def _free_port() -> int:
