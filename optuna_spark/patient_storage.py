@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_spark.exceptions import StorageUnreachable
 from optuna_spark.settings import StorageAddress, storage_grace
 from optuna_spark.storage_errors import (
+    AWAY,
     TOO_MANY_CONNECTIONS,
     error_code,
     is_passing,
@@ -41,7 +42,7 @@ _logger = logging.getLogger(__name__)
 
 CREATED = "optuna_spark:created"  # system attribute of a trial: the call that created it
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between two tries
+_FIRST_DELAY, _BUSY_DELAY, _AWAY_DELAY = 0.05, 0.4, 2.0  # seconds between two tries
 _SPEAK_AFTER = 1.0  # seconds of waiting that are worth a word
 
 P = ParamSpec("P")
@@ -91,6 +92,7 @@ def patiently(
                 raise
             began = began or time.monotonic()
             waited = time.monotonic() - began
+            caught: Exception = error
             reason = reason_of(error)
             if waited >= grace:
                 if error_code(error) in TOO_MANY_CONNECTIONS:
@@ -104,7 +106,9 @@ def patiently(
             if not told:
                 told = True
                 _logger.warning("%s is away (%s): up to %g s it may be.", address, reason, grace)
-        time.sleep(min(_LONGEST_DELAY, _FIRST_DELAY * 2**tries) * random.uniform(0.5, 1.5))
+        # A lock or a connection is free again soon, and others are waiting for it too.
+        longest = _AWAY_DELAY if error_code(caught) in AWAY else _BUSY_DELAY
+        time.sleep(min(longest, _FIRST_DELAY * 2**tries) * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
 
 

@@ -160,8 +160,11 @@ def _rdb_storage(
             for name_of_option in ("pool_size", "max_overflow", "pool_pre_ping"):
                 options.pop(name_of_option, None)
             options["poolclass"] = sqlalchemy.pool.NullPool
-        elif not create_schema:
-            options.update(pool_size=1, max_overflow=1)
+        elif "poolclass" not in options:
+            # One is kept; the driver's sign of life opens and closes a second now and then.
+            options.setdefault("pool_size", 1)
+            if not create_schema:
+                options.update(pool_size=1, max_overflow=1)
         if url.get_driver_name() == "mysqldb" and not any("ssl" in key for key in url.query):
             options.setdefault("creator", functools.partial(_connect, url, arguments))
         if url.get_driver_name() == "pymysql" and url.password:

@@ -30,7 +30,7 @@ _CONTENTION = (
     1684,  # another process makes the tables at this moment
 )
 TOO_MANY_CONNECTIONS = (1040, 1203, 1226)  # in all, of one account, by a resource limit
-_AWAY = (
+AWAY = (
     0,  # PyMySQL: the connection was closed before
     1053,  # the server shuts down
     1317,  # the statement was killed
@@ -125,7 +125,7 @@ def is_passing(error: BaseException) -> bool:
             return True
         if isinstance(each, sqlite3.OperationalError) and "locked" in str(each):
             return True
-    return error_code(error) in _CONTENTION + TOO_MANY_CONNECTIONS + _AWAY
+    return error_code(error) in _CONTENTION + TOO_MANY_CONNECTIONS + AWAY
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def test_fewer_connections_than_slots(row: Row, with_setting: Callable[[str, int
     row.start(slots=8)
     row.when_complete(5)
     with contextlib.ExitStack() as held:
-        for _ in range(4):
+        for _ in range(3):
             held.enter_context(own_transaction(row))
         row.when_complete(20)
     row.judge()
