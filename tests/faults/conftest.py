@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import StandaloneCluster
-from tests.faults.harness import QUICK_JAVA, Row
-from tests.servers import DatabaseServer
+pytest.register_assert_rewrite("tests.faults.harness")  # before its import: it judges
+
+from tests.cluster import StandaloneCluster  # noqa: E402
+from tests.faults.harness import QUICK_JAVA, Row  # noqa: E402
+from tests.servers import DatabaseServer  # noqa: E402
 
 NewRow = Callable[..., Row]
 
