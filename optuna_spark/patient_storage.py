@@ -108,7 +108,7 @@ def patiently(
                 _logger.warning("%s is away (%s): up to %g s it may be.", address, reason, grace)
         # A lock or a connection is free again soon, and others are waiting for it too.
         longest = _AWAY_DELAY if error_code(caught) in AWAY else _BUSY_DELAY
-        time.sleep(min(longest, _FIRST_DELAY * 2**tries) * random.uniform(0.5, 1.5))
+        time.sleep(min(longest, _FIRST_DELAY * 2 ** min(tries, 9)) * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
 
 
