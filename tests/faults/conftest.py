@@ -12,6 +12,7 @@ pytest.register_assert_rewrite("tests.faults.harness")  # before its import: it 
 
 from tests.cluster import StandaloneCluster  # noqa: E402
 from tests.faults.harness import QUICK_JAVA, Row  # noqa: E402
+from tests.faults.warm import WarmDriver  # noqa: E402
 from tests.servers import DatabaseServer  # noqa: E402
 
 NewRow = Callable[..., Row]
@@ -19,9 +20,9 @@ NewRow = Callable[..., Row]
 
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
-    """Two Workers with room for the executors of two drivers."""
+    """Two Workers with room for the executors of three drivers."""
     folder = tmp_path_factory.mktemp("cluster")
-    size: dict[str, Any] = {"cores": 4, "memory": "4g"}
+    size: dict[str, Any] = {"cores": 8, "memory": "6g"}
     with StandaloneCluster(folder, **size, env=QUICK_JAVA, own_hosts=True) as started:
         yield started
 
@@ -33,13 +34,32 @@ def cluster(shared_cluster: StandaloneCluster) -> StandaloneCluster:
     return shared_cluster
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Row], WarmDriver]]:
+    """Finds a driver with eight slots; another one when the last was killed."""
+    started: list[WarmDriver] = []
+
+    def find(row: Row) -> WarmDriver:
+        if not started or not started[-1].is_free():
+            folder = tmp_path_factory.mktemp("warm")
+            env = row.environment(slots=8, folder=folder)
+            started.append(WarmDriver(folder, env))
+        return started[-1]
+
+    yield find
+    for driver in started:
+        driver.end()
+
+
 @pytest.fixture
-def new_row(tmp_path: Path, cluster: StandaloneCluster) -> Iterator[NewRow]:
+def new_row(
+    tmp_path: Path, cluster: StandaloneCluster, warm: Callable[[Row], WarmDriver]
+) -> Iterator[NewRow]:
     """Makes the row of a test, on any server, and ends what it started."""
     made: list[Row] = []
 
     def make(server: DatabaseServer, url: str | None = None) -> Row:
-        made.append(Row(tmp_path, cluster, server, url or server.create_database()))
+        made.append(Row(tmp_path, cluster, server, url or server.create_database(), warm))
         return made[-1]
 
     yield make

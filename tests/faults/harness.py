@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,19 @@ import optuna
 import pymysql
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from optuna_spark.trial_task import FAILURE
 from tests.cluster import StandaloneCluster
+from tests.faults.warm import WarmDriver, WarmStudy
 from tests.fixtures_spark import eventually
 from tests.servers import DatabaseServer
 
 TRIALS = 40
 LONG = os.environ.get("OPTUNA_SPARK_LONG_FAULTS") == "1"
 FOLDER = "OPTUNA_SPARK_FAULT_FOLDER"  # in the environment of every process of a row
+ROW = "row"  # a file in that folder, which names the row's own: a warm driver has several
 OBJECTIVE = Path(__file__).with_name("objective.py")
 # A row's JVMs live for seconds, in which the second compiler costs more than it gains.
 QUICK_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
@@ -111,14 +114,21 @@ class Row:
         cluster: Where the drivers' applications run.
         server: Where the study is.
         url: The study's database there; or the same through something in between.
+        warm: Finds a driver that is running already.
     """
 
     def __init__(
-        self, folder: Path, cluster: StandaloneCluster, server: DatabaseServer, url: str
+        self,
+        folder: Path,
+        cluster: StandaloneCluster,
+        server: DatabaseServer,
+        url: str,
+        warm: Callable[[Row], WarmDriver],
     ) -> None:
         self.folder, self.cluster, self.server, self.url = folder.resolve(), cluster, server, url
         self.database = str(make_url(url).database)
-        self.drivers: list[Driver] = []
+        self.drivers: list[Driver | WarmStudy] = []
+        self._warm = warm
         self._complete: dict[int, Result] = {}
         (self.folder / "marks").mkdir()
         self.settle()
@@ -134,18 +144,24 @@ class Row:
         none: dict[str, Any] = {"loses_worker": [], "holds_gil": [], "masks_signals": []}
         settings = {"seconds": seconds, "slow": {}, **none, **faults}
         (self.folder / "settings.json").write_text(json.dumps(settings))
+        (self.folder / ROW).write_text(str(self.folder))
 
     def environment(
-        self, *, slots: int = 2, conf: Mapping[str, str] | None = None
+        self,
+        *,
+        slots: int = 2,
+        conf: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> dict[str, str]:
         """The environment of a driver, with an executor on each Worker for half of the slots."""
+        folder = folder or self.folder
         settings = {
             "spark.cores.max": str(slots),
             "spark.executor.cores": str(max(1, slots // 2)),
             "spark.executor.memory": "512m",
             "spark.ui.enabled": "false",
             # So that an executor's processes are known as this row's, whoever their parent is.
-            f"spark.executorEnv.{FOLDER}": str(self.folder),
+            f"spark.executorEnv.{FOLDER}": str(folder),
             **(conf or {}),
         }
         options = [
@@ -159,7 +175,7 @@ class Row:
         return {
             **kept,
             **QUICK_JAVA,
-            FOLDER: str(self.folder),
+            FOLDER: str(folder),
             "SPARK_MASTER": self.cluster.url,
             "SPARK_LOCAL_IP": "127.0.0.1",
             "PYSPARK_PYTHON": sys.executable,
@@ -167,27 +183,41 @@ class Row:
             "OPTUNA_STORAGE": self.url,
         }
 
+    def optimize(self, *options: str, n_jobs: int = 2) -> WarmStudy:
+        """Run the row's study on the warm driver, by default all trials of the table."""
+        driver = self._warm(self)
+        (driver.folder / ROW).write_text(str(self.folder))
+        end = self.folder / f"end-{len(self.drivers)}"
+        study = driver.optimize(self._arguments(options, n_jobs), self.url, end)
+        self.drivers.append(study)
+        return study
+
     def start(
         self,
         *options: str,
         slots: int = 2,
         n_jobs: int | None = None,
         conf: Mapping[str, str] | None = None,
+        grace: float | None = None,
     ) -> Driver:
-        """Start `optuna-spark optimize`, by default for all trials of the table."""
-        limits = options or ("--n-trials", str(TRIALS))
-        command = [sys.executable, "-m", "optuna_spark", "optimize", f"{OBJECTIVE}:objective"]
-        command += [
-            "--study-name",
-            "s",
-            "--direction",
-            "minimize",
-            "--n-jobs",
-            str(n_jobs or slots),
+        """Start a driver of its own, `optuna-spark optimize`, by default for all trials."""
+        command = [
+            sys.executable,
+            "-m",
+            "optuna_spark",
+            *self._arguments(options, n_jobs or slots),
         ]
+        env = self.environment(slots=slots, conf=conf)
+        if grace is not None:
+            env["OPTUNA_SPARK_STORAGE_GRACE"] = f"{grace:g}"
+        return self.start_command(command, env)
+
+    def _arguments(self, options: Sequence[str], n_jobs: int) -> list[str]:
+        place = ["optimize", f"{OBJECTIVE}:objective", "--study-name", "s"]
+        shape = ["--direction", "minimize", "--n-jobs", str(n_jobs), "--sampler", "RandomSampler"]
         # The verbose output, which is shown when a row fails, has Spark's own words.
-        command += ["--sampler", "RandomSampler", "--no-show-progress-bar", "--verbose", *limits]
-        return self.start_command(command, self.environment(slots=slots, conf=conf))
+        shown = ["--no-show-progress-bar", "--verbose"]
+        return [*place, *shape, *shown, *(options or ("--n-trials", str(TRIALS)))]
 
     def start_command(self, command: list[str], env: Mapping[str, str]) -> Driver:
         """Start any program as this row's driver."""
@@ -219,8 +249,16 @@ class Row:
     def trials(self) -> list[FrozenTrial]:
         """All trials, read by Optuna alone."""
         url = self.server.admin_url(self.database)
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
-        return optuna.load_study(study_name="s", storage=storage).trials
+
+        def read() -> tuple[list[FrozenTrial]] | None:
+            # There may be no connection left just now.
+            with contextlib.suppress(optuna.exceptions.StorageInternalError, OperationalError):
+                storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+                return (optuna.load_study(study_name="s", storage=storage).trials,)
+            return None
+
+        [trials] = eventually(read) or ([],)
+        return trials
 
     def running(self) -> list[Mark]:
         """Where trials that are RUNNING run, in the order of their begin."""
@@ -264,7 +302,9 @@ class Row:
         """Wait until no process of this row runs."""
         eventually(lambda: not self.processes(), seconds)
 
-    def judge(self, driver: Driver | None = None, *, failed: Iterable[int] | None = ()) -> None:
+    def judge(
+        self, driver: Driver | WarmStudy | None = None, *, failed: Iterable[int] | None = ()
+    ) -> None:
         """Wait for the end of the last driver, or of the given one, and say what the rows say.
 
         Args:

@@ -22,7 +22,7 @@ DIRECTION = "minimize"
 
 def objective(trial: optuna.Trial) -> float:
     """A sum of squares, after a while."""
-    folder = Path(os.environ["OPTUNA_SPARK_FAULT_FOLDER"])
+    folder = Path(Path(os.environ["OPTUNA_SPARK_FAULT_FOLDER"], "row").read_text())
     settings = json.loads((folder / "settings.json").read_text())
     x = trial.suggest_float("x", -10, 10)
     y = trial.suggest_float("y", -10, 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -78,10 +79,30 @@ def test_a_driver_is_killed_and_started_again(row: Row) -> None:
     row.judge(failed=None)
 
 
-def test_ctrl_c(row: Row) -> None:
-    driver = row.start()
+def test_a_database_is_away_for_too_long(row: Row) -> None:
+    command = ("--total-trials", str(TRIALS))
+    driver = row.start(*command, grace=3)
     row.when_complete(5)
-    row.a_running()
+    row.server.kill()
+    try:
+        assert driver.wait() == 1
+    finally:
+        row.server.restart()
+    assert re.fullmatch(
+        r"optuna-spark: The database \S+ was away for [3-9] s \(.*\): start it, and run the same "
+        r"command again to finish the study\.",
+        driver.output.splitlines()[-1],
+    )
+    row.none_is_left()
+    row.start(*command)
+    row.judge(failed=None)
+
+
+def test_ctrl_c(row: Row) -> None:
+    row.settle(seconds=2)
+    driver = row.start(slots=8)
+    row.when_complete(1)
+    eventually(lambda: row.states()["RUNNING"] == 8)
     struck = time.monotonic()
     driver.signal(signal.SIGINT)
     assert driver.wait(30) == 130

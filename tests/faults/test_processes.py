@@ -41,7 +41,7 @@ def kill_a_worker(row: Row) -> None:
     "strike", [kill_a_python_worker, kill_a_trial_process, kill_an_executor, kill_a_worker]
 )
 def test_what_runs_a_trial_is_killed(row: Row, strike: Callable[[Row], None]) -> None:
-    row.start()
+    row.optimize()
     for complete in AGAIN:
         row.when_complete(complete)
         strike(row)
@@ -50,7 +50,7 @@ def test_what_runs_a_trial_is_killed(row: Row, strike: Callable[[Row], None]) ->
 
 
 def test_an_executor_is_stopped_for_a_while(row: Row) -> None:
-    row.start()
+    row.optimize()
     row.when_complete(5)
     executor = row.a_running().executor
     os.kill(executor, signal.SIGSTOP)
@@ -64,14 +64,14 @@ def test_an_executor_is_stopped_for_a_while(row: Row) -> None:
 def test_spark_runs_tasks_again(row: Row) -> None:
     lost = [3, 4, 17, 30]
     row.settle(loses_worker=lost)
-    row.start()
+    row.optimize()
     row.judge()
     assert {trial: n for trial, n in row.attempts().items() if n != 1} == dict.fromkeys(lost, 2)
 
 
 def test_speculation(row: Row) -> None:
     slow = [6, 7, 20]
-    row.settle(slow=dict.fromkeys(map(str, slow), 4.0))
+    row.settle(slow=dict.fromkeys(map(str, slow), 8.0))
     conf = {
         "spark.speculation": "true",
         "spark.speculation.multiplier": "1.1",
@@ -106,7 +106,7 @@ def test_a_disk_is_full(row: Row) -> None:
 def test_trials_are_stuck(row: Row) -> None:
     stuck = [7, 23]
     row.settle(holds_gil=stuck[:1], masks_signals=stuck[1:])
-    row.start("--n-trials", str(TRIALS), "--trial-timeout", "5")
+    row.optimize("--n-trials", str(TRIALS), "--trial-timeout", "5")
     row.judge(failed=stuck)
     trials = row.trials()
     for number in stuck:
