@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 
@@ -30,6 +31,7 @@ _CONTENTION = (
     1684,  # another process makes the tables at this moment
 )
 TOO_MANY_CONNECTIONS = (1040, 1203, 1226)  # in all, of one account, by a resource limit
+_EARLY = re.compile(r"before completion of TLS handshake.*: (\d+) - (.+)", re.DOTALL)
 AWAY = (
     0,  # PyMySQL: the connection was closed before
     1053,  # the server shuts down
@@ -161,9 +163,11 @@ def translated_errors(address: StorageAddress | BaseStorage) -> Iterator[None]:
 def error_code(error: BaseException) -> int | None:
     """The server's or client's error number in a chain of exceptions, if there is one."""
     original = _original(error)
-    if original is not None and original.args and isinstance(original.args[0], int):
-        return int(original.args[0])
-    return None
+    if original is None or not original.args or not isinstance(original.args[0], int):
+        return None
+    # MariaDB's client hides what the server says while TLS is not agreed upon yet.
+    early = _EARLY.search(str(original.args[-1]))
+    return int(early[1]) if early else int(original.args[0])
 
 
 def translate(address: StorageAddress, error: BaseException) -> StorageError:
@@ -193,6 +197,8 @@ def reason_of(error: BaseException) -> str:
     """What the database's client says of an error, on one line."""
     cause = _original(error) or error
     text = str(cause.args[-1] if cause.args else cause) or type(cause).__name__
+    early = _EARLY.search(text)
+    text = early[2] if early else text
     return text.splitlines()[0].rstrip(".")
 
 

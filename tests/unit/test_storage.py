@@ -509,6 +509,18 @@ def test_an_error_that_optuna_wrapped_is_still_understood() -> None:
         raise error
 
 
+def test_what_the_server_says_before_tls_is_understood() -> None:
+    text = (
+        "Received error packet before completion of TLS handshake. The authenticity of the "
+        "following error cannot be verified: 1040 - Too many connections"
+    )
+    error = sqlalchemy.exc.OperationalError("x", {}, pymysql.err.OperationalError(2026, text))
+    assert is_passing(error)
+    expected = r"takes no more connections \(Too many connections\): raise its limit, or lower"
+    with pytest.raises(StorageUnreachable, match=expected), translated_errors(ADDRESS):
+        raise error
+
+
 def test_the_number_of_an_error_is_mysqls_alone() -> None:
     original = pymysql.err.OperationalError(1045, "disk I/O error")
     address = StorageAddress("sqlite:////x.db", "sqlite:////x.db")
