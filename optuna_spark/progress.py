@@ -86,3 +86,4 @@ class Progress:
         """Leave the last state of the bar on the screen."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
