@@ -12,13 +12,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from optuna_spark import __version__, study
+from optuna_spark import __version__, preflight, study
 from optuna_spark.backend import ExecutorTraceback
 from optuna_spark.exceptions import (
     ObjectiveNotCallable,
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"optuna-spark {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_optimize(commands)
+    _add_check(commands)
     _add_pack(commands)
     return parser
 
@@ -122,6 +124,35 @@ def _json_object(text: str) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
     raise argparse.ArgumentTypeError(f"{text!r} is no JSON object: write it as '{{\"seed\": 1}}'.")
+
+
+def _add_check(commands: Any) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="try what a run needs, on the driver and on executors",
+        description="Try what a run needs, on the driver and on each executor's host.",
+    )
+    parser.set_defaults(command=_check)
+    parser.add_argument("--storage", metavar="URL", help=f"default: {STORAGE_VARIABLE}")
+    parser.add_argument("--n-jobs", type=int, default=-1, help="default: every task slot")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.add_argument("--verbose", action="store_true", help="show Optuna's and Spark's logs")
+
+
+def _check(options: argparse.Namespace) -> int:
+    Limits(n_jobs=options.n_jobs)
+    with quiet_screen(verbose=options.verbose):
+        findings = preflight.check(options.storage, options.n_jobs)
+    if options.json:
+        lines = [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
+        print(json.dumps(lines, indent=2))
+    else:
+        wide = [max(len(getattr(each, name)) for each in findings) for name in ("where", "what")]
+        for each in findings:
+            verdict = "" if each.verdict is preflight.Verdict.OK else f"{each.verdict.value}: "
+            print(f"{each.where:{wide[0]}}  {each.what:{wide[1]}}  {verdict}{each.text}")
+    failed = any(finding.verdict is preflight.Verdict.FAILED for finding in findings)
+    return FAILED if failed else DONE
 
 
 def _add_pack(commands: Any) -> None:

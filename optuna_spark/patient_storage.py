@@ -95,7 +95,7 @@ def patiently(
             caught: Exception = error
             reason = reason_of(error)
             if waited >= grace:
-                if error_code(error) in TOO_MANY_CONNECTIONS:
+                if grace == 0 or error_code(error) in TOO_MANY_CONNECTIONS:
                     raise translate(address, error) from error
                 raise StorageUnreachable(
                     f"The database {address} was away for {waited:.0f} s ({reason}): start it, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,30 +74,68 @@ def is_patient(storage: BaseStorage) -> bool:
     return isinstance(getattr(storage, "_backend", storage), PatientStorage)
 
 
+def connection_limit(storage: BaseStorage) -> int | None:
+    """How many connections the server takes, None where it does not say."""
+    asked = sqlalchemy.text("SELECT @@max_connections, @@max_user_connections")
+    limits = _ask_mysql(storage, asked)
+    return None if limits is None else min(int(limit) for limit in limits if limit)  # 0: none
+
+
 def enough_connections(storage: BaseStorage, slots: int) -> bool:
     """Whether the server lets each task slot keep a connection for itself, and the driver some."""
-    backend = getattr(storage, "_backend", storage)
-    if not isinstance(backend, PatientStorage) or backend.engine.dialect.name == "sqlite":
-        return True
-    if backend.engine.dialect.name not in ("mysql", "mariadb"):
-        return True
-    asked = sqlalchemy.text("SELECT @@max_connections, @@max_user_connections")
-
-    def ask() -> list[int]:
-        with backend.engine.connect() as connection:
-            return [int(limit) for limit in connection.execute(asked).one()]
-
-    limit = min(limit for limit in backend.patiently(ask) if limit)  # 0 is no limit
-    if slots + DRIVER_CONNECTIONS <= limit:
+    limit = connection_limit(storage)
+    if limit is None or slots + DRIVER_CONNECTIONS <= limit:
         return True
     _logger.warning(
-        "The server of %s takes %d connections, too few for %d task slots to keep one each: each "
-        "transaction opens one, which is slower; raise max_connections, or lower `n_jobs`.",
-        backend.address,
+        "The database server takes %d connections, too few for %d task slots to keep one each: "
+        "each transaction opens one, which is slower; raise max_connections, or lower `n_jobs`.",
         limit,
         slots,
     )
     return False
+
+
+def name_collation(storage: BaseStorage) -> str | None:
+    """How the server compares names of parameters, None where it does not say."""
+    asked = sqlalchemy.text(
+        "SELECT collation_name FROM information_schema.columns WHERE table_schema = "
+        "DATABASE() AND table_name = 'trial_params' AND column_name = 'param_name'"
+    )
+    found = _ask_mysql(storage, asked)
+    return None if found is None else str(found[0])
+
+
+def tls_cipher(storage: BaseStorage) -> str | None:
+    """How the connection is encrypted; empty where it is not, None where it is no matter."""
+    found = _ask_mysql(storage, sqlalchemy.text("SHOW SESSION STATUS LIKE 'Ssl_cipher'"))
+    return None if found is None else str(found[1])
+
+
+def try_to_write(storage: BaseStorage) -> None:
+    """Write something of which nothing stays."""
+    backend = getattr(storage, "_backend", storage)
+    if isinstance(backend, PatientStorage):
+        with backend.engine.connect() as connection:
+            name = "optuna-spark check"
+            insert = sqlalchemy.text("INSERT INTO studies (study_name) VALUES (:name)")
+            connection.execute(insert, {"name": name})
+            connection.rollback()
+
+
+def _ask_mysql(storage: BaseStorage, question: sqlalchemy.TextClause) -> Sequence[Any] | None:
+    backend = getattr(storage, "_backend", storage)
+    if not isinstance(backend, PatientStorage):
+        return None
+    engine = backend.engine
+    if engine.dialect.name not in ("mysql", "mariadb"):
+        return None
+
+    def ask() -> Sequence[Any] | None:
+        with engine.connect() as connection:
+            row: Sequence[Any] | None = connection.execute(question).one_or_none()
+            return row
+
+    return backend.patiently(ask)
 
 
 def close_storage(storage: BaseStorage) -> None:
@@ -203,17 +241,9 @@ def _connect(url: URL, arguments: dict[str, Any]) -> Any:
         return module.connect(**parameters)
 
 
-def _warn_of_collation(address: StorageAddress, storage: RDBStorage) -> None:
-    if storage.engine.dialect.name not in ("mysql", "mariadb"):
-        return
-    with storage.engine.connect() as connection:
-        collation = connection.execute(
-            sqlalchemy.text(
-                "SELECT collation_name FROM information_schema.columns WHERE table_schema = "
-                "DATABASE() AND table_name = 'trial_params' AND column_name = 'param_name'"
-            )
-        ).scalar()
-    if collation and str(collation).endswith("_ci") and address.url not in _warned:
+def _warn_of_collation(address: StorageAddress, storage: BaseStorage) -> None:
+    collation = name_collation(storage)
+    if collation and collation.endswith("_ci") and address.url not in _warned:
         _warned.add(address.url)
         _logger.warning(
             "%s compares names without case (%s), so parameters 'a' and 'A' would be one: "

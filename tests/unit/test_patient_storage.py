@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from optuna_spark.addresses import find_address
-from optuna_spark.exceptions import StorageUnreachable
+from optuna_spark.exceptions import StorageError, StorageUnreachable
 from optuna_spark.patient_storage import (
     CREATED,
     ClaimUnclear,
@@ -242,6 +242,15 @@ def test_past_the_grace_period_it_says_what_to_do(storage: PatientStorage) -> No
     storage.grace = 0.01
     expected = r"^The database sqlite:.* was away for 0 s \(x\): start it, and run the same .*\.$"
     with pytest.raises(StorageUnreachable, match=expected):
+        storage.patiently(call)
+
+
+def test_without_a_grace_period_it_says_what_may_be_wrong(storage: PatientStorage) -> None:
+    def call() -> None:
+        raise pymysql_error(2003)
+
+    storage.grace = 0
+    with pytest.raises(StorageError, match=r"cannot be used \(x\): correct its URL"):
         storage.patiently(call)
 
 
