@@ -72,6 +72,7 @@ class _TrialProcess:
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which stay behind
             self._process.start()
         theirs.close()
+        self._death = _watch(self._process)
 
     def run(self, grant: Grant) -> list[TrialOutcome]:
         """Have a grant run, and wait for it.
@@ -85,7 +86,7 @@ class _TrialProcess:
             raise _Idle from None
         clock = _Clock(grant.trial_timeout)
         while True:
-            ready = wait([self._pipe, self._process.sentinel], clock.left())
+            ready = wait([self._pipe, self._death], clock.left())
             if not ready:
                 self.kill()
                 raise TaskLost(
@@ -94,6 +95,8 @@ class _TrialProcess:
                     timed_out=True,
                 )
             try:
+                if self._pipe not in ready:  # it is held open by what the objective started
+                    raise EOFError
                 what, value = self._pipe.recv()
             except (EOFError, OSError):
                 self._process.join()
@@ -113,6 +116,8 @@ class _TrialProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
         self._process.join()
+        if self._death != self._process.sentinel:
+            os.close(self._death)
         self._process.close()
         self._pipe.close()
 
@@ -187,6 +192,15 @@ def run_grant(run_id: str, payload: Any, grant: Grant) -> list[TrialOutcome]:
         except TaskLost:
             _current = None
             raise
+
+
+def _watch(process: Any) -> int:
+    """A file descriptor that becomes readable when a process ends."""
+    # multiprocessing's own does so only when all that the process has forked has ended too.
+    with contextlib.suppress(AttributeError, OSError):  # Linux alone has it
+        return os.pidfd_open(process.pid)
+    sentinel: int = process.sentinel
+    return sentinel
 
 
 def _task_facts() -> dict[str, Any]:

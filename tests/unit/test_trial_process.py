@@ -126,6 +126,23 @@ def test_what_the_objective_started_is_killed_too(
     eventually(lambda: not status.exists() or status.read_text().rpartition(")")[2][1] == "Z")
 
 
+def test_what_the_objective_forked_does_not_hide_its_end(
+    serve: Callable[[Work], None], tmp_path: Path
+) -> None:
+    def work(grant: Grant, tell: Callable[[str, float], None]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+        (tmp_path / "pid").write_text(str(pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    serve(work)
+    with pytest.raises(TaskLost, match="was killed by SIGKILL"):
+        run_grant("r", None, grant())
+    status = Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    eventually(lambda: not status.exists() or status.read_text().rpartition(")")[2][1] == "Z")
+
+
 def test_only_the_objective_is_timed(serve: Callable[[Work], None]) -> None:
     def work(grant: Grant, tell: Callable[[str, float], None]) -> str:
         time.sleep(0.3)  # to claim the trial
