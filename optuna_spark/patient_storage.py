@@ -28,7 +28,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_spark.exceptions import StorageUnreachable
-from optuna_spark.settings import StorageAddress, storage_grace
+from optuna_spark.settings import StorageAddress
 from optuna_spark.storage_errors import (
     AWAY,
     TOO_MANY_CONNECTIONS,
@@ -129,14 +129,21 @@ class PatientStorage(RDBStorage):
         address: For messages.
         url: As `RDBStorage` takes it.
         options: Of the SQLAlchemy engine.
+        grace: Seconds for which the database may be away.
         skip: Neither create the tables nor check their version.
     """
 
     def __init__(
-        self, address: StorageAddress, url: str, options: dict[str, Any], *, skip: bool
+        self,
+        address: StorageAddress,
+        url: str,
+        options: dict[str, Any],
+        *,
+        grace: float,
+        skip: bool,
     ) -> None:
         self.address = address
-        self.grace = storage_grace()
+        self.grace = grace
         # Told, with each try, how many seconds a call waits already.
         self.on_wait: Callable[[float], None] = lambda seconds: None
         self._unsure: set[str] = set()  # creations whose first try failed

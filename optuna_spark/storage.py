@@ -35,7 +35,11 @@ _warned: set[str] = set()  # storages that the user was told of
 
 
 def open_storage(
-    address: StorageAddress | BaseStorage, *, create_schema: bool, keep_connections: bool = True
+    address: StorageAddress | BaseStorage,
+    *,
+    create_schema: bool,
+    keep_connections: bool = True,
+    grace: float | None = None,
 ) -> BaseStorage:
     """Connect to a storage.
 
@@ -44,6 +48,7 @@ def open_storage(
         create_schema: Make the tables where they are missing, and check their version. True on
             the driver only: executors racing to create one schema is a known source of failures.
         keep_connections: Keep one open between transactions, as the server has enough.
+        grace: Seconds for which the database may be away; None for what the environment says.
 
     Raises:
         StorageError: or one of its kinds, each with the remedy.
@@ -51,8 +56,10 @@ def open_storage(
     if isinstance(address, BaseStorage):
         return address
 
+    seconds = storage_grace() if grace is None else grace
+
     def connect() -> PatientStorage:
-        storage = _rdb_storage(address, create_schema, keep_connections)
+        storage = _rdb_storage(address, create_schema, keep_connections, seconds)
         if create_schema:
             _warn_of_collation(address, storage)
         return storage
@@ -65,7 +72,7 @@ def open_storage(
         return code in _MADE_TWICE or (is_passing(error) and code not in _NO_ANSWER)
 
     with translated_errors(address):
-        storage = patiently(connect, address, storage_grace(), passes=passes)
+        storage = patiently(connect, address, seconds, passes=passes)
         return optuna.storages.get_storage(storage)
 
 
@@ -168,7 +175,7 @@ def patience(storage: BaseStorage, seconds: float) -> Iterator[None]:
 
 
 def _rdb_storage(
-    address: StorageAddress, create_schema: bool, keep_connections: bool
+    address: StorageAddress, create_schema: bool, keep_connections: bool, grace: float
 ) -> PatientStorage:
     options: dict[str, Any] = {
         # Optuna sets this for URLs that begin with "mysql" alone.
@@ -212,7 +219,7 @@ def _rdb_storage(
         options["connect_args"] = arguments
     # Optuna runs the URL through str.format.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    storage = PatientStorage(address, text, options, skip=not create_schema)
+    storage = PatientStorage(address, text, options, grace=grace, skip=not create_schema)
     if name == "sqlite":
         # SQLite ignores FOR UPDATE, with which Optuna lets one claimer alone have a trial: there,
         # a transaction must have the file to itself from its first statement on.

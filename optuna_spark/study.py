@@ -22,7 +22,7 @@ from optuna_spark.liveness import Pulse
 from optuna_spark.objectives import check_callable, pickle_objective
 from optuna_spark.runner import Runner
 from optuna_spark.session import find_session, grows, remote_hosts
-from optuna_spark.settings import Limits, StorageAddress
+from optuna_spark.settings import Limits, StorageAddress, storage_grace
 from optuna_spark.storage import enough_connections, is_patient, open_storage
 from optuna_spark.storage_errors import translated_errors
 from optuna_spark.trial_task import Run, current_study, package_versions
@@ -142,6 +142,7 @@ class SparkStudy(optuna.Study):
                 gc_after_trial=gc_after_trial,
                 max_retries=max_retries,
                 reseed=n_jobs != 1,
+                storage_grace=storage_grace(),
                 keep_connections=enough_connections(self._storage, slots),
                 application=context.applicationId,
                 versions=package_versions(),

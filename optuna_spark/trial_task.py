@@ -85,6 +85,7 @@ class Run:
     body: bytes = field(repr=False)  # pickled (objective, sampler, pruner, catch)
     gc_after_trial: bool = False
     max_retries: int = 3
+    storage_grace: float | None = None  # seconds, as on the driver
     keep_connections: bool = True  # the database has enough for all task slots
     reseed: bool = True  # several processes sample: each needs a random state of its own
     application: str = ""
@@ -186,7 +187,12 @@ def _open_run(run: Run) -> _OpenRun:
             raise ExecutorEnvironmentError(
                 f"Executors have {name} {here[name]}, and the driver has {version}: {SHIP}."
             )
-    storage = open_storage(run.address, create_schema=False, keep_connections=run.keep_connections)
+    storage = open_storage(
+        run.address,
+        create_schema=False,
+        keep_connections=run.keep_connections,
+        grace=run.storage_grace,
+    )
     opened = _OpenRun(run, ExecutorStudy(run.study_name, storage), storage)
     # Before unpickling: an objective that captured its study finds it here.
     _current = opened

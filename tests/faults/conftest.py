@@ -22,7 +22,7 @@ NewRow = Callable[..., Row]
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
     """Two Workers with room for the executors of three drivers."""
     folder = tmp_path_factory.mktemp("cluster")
-    size: dict[str, Any] = {"cores": 8, "memory": "6g"}
+    size: dict[str, Any] = {"cores": 16, "memory": "8g"}
     with StandaloneCluster(folder, **size, env=QUICK_JAVA, own_hosts=True) as started:
         yield started
 

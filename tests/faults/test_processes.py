@@ -50,7 +50,8 @@ def test_what_runs_a_trial_is_killed(row: Row, strike: Callable[[Row], None]) ->
 
 
 def test_an_executor_is_stopped_for_a_while(row: Row) -> None:
-    row.optimize()
+    row.settle(seconds=1)
+    row.optimize(n_jobs=8)
     row.when_complete(5)
     executor = row.a_running().executor
     os.kill(executor, signal.SIGSTOP)
