@@ -37,7 +37,6 @@ from optuna_spark.trial_task import package_versions
 
 CLOCKS_APART = 60.0  # seconds; more make the times of trials useless
 _SPREAD_SECONDS = 0.5  # that a probe keeps its slot, so that the next one takes another
-_NO_WAIT = {"OPTUNA_SPARK_STORAGE_GRACE": "0"}
 
 
 class Verdict(Enum):
@@ -77,19 +76,21 @@ def check(storage: str | None = None, n_jobs: int = -1) -> list[Finding]:
         _ok("driver", name, version) for name, version in sorted(package_versions().items())
     ]
     address: StorageAddress | BaseStorage | None = None
-    with _recorded(findings, "storage", "address"), _environment(_NO_WAIT):
+    with _recorded(findings, "storage", "address"):
         address = find_address(storage)
         findings.append(_ok("storage", "address", str(address)))
     session: SparkSession | None = None
+    slots: int | None = None
     with _recorded(findings, "driver", "Spark"):
         session = find_session()
-        slots = _count_slots(session) if n_jobs == -1 else n_jobs
+        slots = _count_slots(session)
         text = f"{session.version}, {session.sparkContext.master}, {slots} task slots"
         findings.append(_ok("driver", "Spark", text))
     if address is not None:
-        with _recorded(findings, "storage", "connection"), _environment(_NO_WAIT):
-            findings += _check_storage(address, slots if session is not None else None)
-    if session is not None:
+        with _recorded(findings, "storage", "connection"):
+            wanted = n_jobs if n_jobs > 0 else slots
+            findings += _check_storage(address, wanted)
+    if session is not None and slots is not None:
         with _recorded(findings, "executors", "probe"):
             if address is not None:
                 check_shared(address, remote_hosts(session))
@@ -98,7 +99,7 @@ def check(storage: str | None = None, n_jobs: int = -1) -> list[Finding]:
 
 
 def _check_storage(address: StorageAddress | BaseStorage, slots: int | None) -> list[Finding]:
-    storage = open_storage(address, create_schema=True)
+    storage = open_storage(address, create_schema=True, grace=0)
     findings = [_ok("storage", "connection", "it answers, and has Optuna's tables")]
     try:
         with _recorded(findings, "storage", "rights"), translated_errors(address):
@@ -206,8 +207,7 @@ class _Probe:
         now = time.time()
         if isinstance(self._address, StorageAddress):
             try:
-                with _environment(_NO_WAIT):
-                    close_storage(open_storage(self._address, create_schema=False))
+                close_storage(open_storage(self._address, create_schema=False, grace=0))
             except OptunaSparkError as found:
                 error = str(found)
         time.sleep(_SPREAD_SECONDS)
@@ -252,17 +252,3 @@ def _recorded(findings: list[Finding], where: str, what: str) -> Iterator[None]:
         yield
     except OptunaSparkError as error:
         findings.append(Finding(where, what, Verdict.FAILED, str(error)))
-
-
-@contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
