@@ -29,7 +29,7 @@ _ANSWER_SECONDS = 60  # for a statement: more than a lock wait, which the server
 _LOCK_SECONDS = 5  # that SQLite waits for a lock by itself
 _BEGIN = "BEGIN IMMEDIATE"
 _NO_ANSWER = (2002, 2003)
-_MADE_TWICE = (1050, 1061)  # another process makes the same tables at the same moment
+_MADE_TWICE = (1050, 1061, 1062)  # another process makes the same tables at the same moment
 _TLS_ERROR = 2026  # the client's number for: the server speaks no TLS
 _warned: set[str] = set()  # storages that the user was told of
 
