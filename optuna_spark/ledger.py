@@ -65,6 +65,7 @@ class Ledger:
                 self._waiting.append(trial._trial_id)
             elif run in over:
                 reason = f"the driver of its run ended without it{_where(trial)}"
+                _logger.warning("Trial %d is failed: %s.", trial.number, reason)
                 self.fail(trial._trial_id, reason)
                 self.finished += 1
             elif run is not None:

@@ -58,12 +58,14 @@ class Pulse:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._over.set()
-        self._thread.join()
         if kind is None:
+            self._thread.join()
             self._write(ended=True)
             return
         try:
+            # The thread, too, may be waiting for a database that is away.
             with patience(self._storage, _LAST_PATIENCE):
+                self._thread.join()
                 self._write(ended=True)
         except Exception as second:  # the first error is the one to raise
             _logger.warning("The end of the run could not be written: %s", second)

@@ -6,6 +6,7 @@ that was lost on the way is no reason to count twice: each write, made again, ha
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -64,7 +65,7 @@ class ParameterTaken(BaseException):
 def patiently(
     call: Callable[[], T],
     address: StorageAddress,
-    grace: float,
+    grace: Callable[[], float],
     *,
     passes: Callable[[BaseException], bool] = is_passing,
     tell: Callable[[float], None] = lambda seconds: None,
@@ -74,7 +75,7 @@ def patiently(
     Args:
         call: What may fail for a while.
         address: Of the database, for messages.
-        grace: Seconds for which it may fail.
+        grace: Says for how many seconds it may fail; who winds up shortens it meanwhile.
         passes: Says of an error whether the call may succeed later.
         tell: Told, with each try, how many seconds the call waits already.
 
@@ -94,8 +95,8 @@ def patiently(
             waited = time.monotonic() - began
             caught: Exception = error
             reason = reason_of(error)
-            if waited >= grace:
-                if grace == 0 or error_code(error) in TOO_MANY_CONNECTIONS:
+            if waited >= grace():
+                if tries == 0 or error_code(error) in TOO_MANY_CONNECTIONS:
                     raise translate(address, error) from error
                 raise StorageUnreachable(
                     f"The database {address} was away for {waited:.0f} s ({reason}): start it, "
@@ -105,7 +106,8 @@ def patiently(
             tell(waited)
             if not told:
                 told = True
-                _logger.warning("%s is away (%s): up to %g s it may be.", address, reason, grace)
+                message = "%s is away (%s): waiting for it up to %g s."
+                _logger.warning(message, address, reason, grace())
         # A lock or a connection is free again soon, and others are waiting for it too.
         longest = _AWAY_DELAY if error_code(caught) in AWAY else _BUSY_DELAY
         time.sleep(min(longest, _FIRST_DELAY * 2 ** min(tries, 9)) * random.uniform(0.5, 1.5))
@@ -156,7 +158,7 @@ class PatientStorage(RDBStorage):
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Make a call until it succeeds, as the function of that name does."""
-        return patiently(call, self.address, self.grace, tell=self.on_wait)
+        return patiently(call, self.address, lambda: self.grace, tell=self.on_wait)
 
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
@@ -186,9 +188,10 @@ class PatientStorage(RDBStorage):
     def _create_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None = None
     ) -> FrozenTrial:
-        template = template_trial or create_trial(state=TrialState.RUNNING)
         mark = uuid.uuid4().hex
-        template.system_attrs[CREATED] = mark
+        template = copy.copy(template_trial or create_trial(state=TrialState.RUNNING))
+        # The caller's own object stays as it is.
+        template.system_attrs = {**template.system_attrs, CREATED: mark}
         try:
             create = super()._create_new_trial
             return self.patiently(functools.partial(create, study_id, template))

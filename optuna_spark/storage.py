@@ -72,7 +72,7 @@ def open_storage(
         return code in _MADE_TWICE or (is_passing(error) and code not in _NO_ANSWER)
 
     with translated_errors(address):
-        storage = patiently(connect, address, seconds, passes=passes)
+        storage = patiently(connect, address, lambda: seconds, passes=passes)
         return optuna.storages.get_storage(storage)
 
 

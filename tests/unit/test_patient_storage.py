@@ -96,6 +96,7 @@ class TestAWriteCountsOnce:
         first, second = storage.get_all_trials(study_id)
         assert (second._trial_id, second.number) == (trial_id, 1)
         assert first.system_attrs[CREATED] != second.system_attrs[CREATED]
+        assert template.system_attrs == {"ours": 1}, "the caller's own object"
         assert second.system_attrs["ours"] == 1
         assert states(storage, study_id) == ["WAITING", "WAITING"]
 
@@ -282,6 +283,21 @@ def test_a_long_wait_is_told(storage: PatientStorage, monkeypatch: pytest.Monkey
     assert storage.patiently(call) == "done"
     assert told == sorted(told)
     assert len(told) == 4
+
+
+def test_a_call_that_waits_hears_that_patience_is_short(storage: PatientStorage) -> None:
+    tries = 0
+
+    def call() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            storage.grace = 0  # as another thread does
+        raise pymysql_error(2003)
+
+    with pytest.raises(StorageUnreachable):
+        storage.patiently(call)
+    assert tries == 3
 
 
 def test_patience_can_be_shorter_for_a_while(storage: PatientStorage) -> None:
