@@ -223,7 +223,8 @@ class Runner:
 
     def _recover(self, job: _Job, lost: TaskLost) -> None:
         """Hand out once more what a lost job had; the trial that ran pays with an attempt."""
-        _logger.warning("A job was lost (%s); its trials go on elsewhere.", lost)
+        if not lost.timed_out:  # which is said of the trial itself
+            _logger.warning("A job was lost (%s); its trials go on elsewhere.", lost)
         self._fruitless += 1
         for trial_id in job.grant.trial_ids:
             unit = self._units.get(trial_id)

@@ -151,27 +151,21 @@ def test_other_packages_on_executors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    env = {**os.environ, "SPARK_MASTER": "local[2]"}
-    command = [sys.executable, "-m", "optuna_spark", "check", "--storage"]
-    done = subprocess.run(
-        [*command, "sqlite:///here.db", "--json"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=env,
-        check=False,
-    )
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "optuna_spark", "check", "--storage", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "SPARK_MASTER": "local[2]"},
+            check=False,
+        )
+
+    done = run("sqlite:///here.db", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     findings = json.loads(done.stdout)
     assert {finding["verdict"] for finding in findings} == {"ok"}
-    done = subprocess.run(
-        [*command, "mysql+pymysql://u@127.0.0.1:1/d"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=env,
-        check=False,
-    )
+    done = run("mysql+pymysql://u@127.0.0.1:1/d")
     assert (done.returncode, done.stderr) == (1, "")
     words = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     [text] = [text for where, what, text in words if (where, what) == ("storage", "connection")]
