@@ -14,21 +14,21 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 
 # Private, as is what this module overrides below; Optuna 4.9 and 5.0 have all of it.
 from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_spark.exceptions import StorageUnreachable
+from optuna_spark.lean_storage import LeanStorage
 from optuna_spark.settings import StorageAddress
 from optuna_spark.storage_errors import (
     AWAY,
@@ -124,8 +124,8 @@ def _patient(
     return call
 
 
-class PatientStorage(RDBStorage):
-    """An `RDBStorage` whose calls wait for the database.
+class PatientStorage(LeanStorage):
+    """A `LeanStorage` whose calls wait for the database.
 
     Args:
         address: For messages.
@@ -213,6 +213,22 @@ class PatientStorage(RDBStorage):
         self._unsure.add(mark)
         return super()._get_prepared_new_trial(study_id, template_trial, session)
 
+    def create_trials(self, study_id: int, count: int, key: str, value: Any) -> list[int]:
+        """As in `LeanStorage`."""
+        create = functools.partial(super().create_trials, study_id, count, key, value)
+        self._creating_from = None
+        return self.patiently(create)
+
+    def claim_trial(self, trial_id: int, attributes: Mapping[str, Any]) -> bool:
+        """As in `LeanStorage`; the attributes tell this claim from every other one."""
+        claim = _Counted(functools.partial(super().claim_trial, trial_id, attributes))
+        if self.patiently(claim):
+            return True
+        if claim.calls == 1:
+            return False
+        stored = self.get_trial(trial_id).system_attrs
+        return attributes.items() <= stored.items()  # then it was done, and the answer lost
+
     def _set_trial_param(
         self,
         trial_id: int,
@@ -221,21 +237,11 @@ class PatientStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        def write() -> None:
-            # Optuna ignores that another process has stored a value, and goes on with its own.
-            with _create_scoped_session(self.scoped_session) as session:
-                self._set_trial_param_without_commit(
-                    session,
-                    trial_id,
-                    param_name,
-                    param_value_internal,
-                    distribution,
-                    previous_distribution,
-                )
-
+        arguments = trial_id, param_name, param_value_internal, distribution, previous_distribution
         try:
-            self.patiently(write)
+            self.patiently(functools.partial(super()._set_trial_param, *arguments))
         except sqlalchemy.exc.IntegrityError:
+            self.forget_claimed()
             if self.get_trial_param(trial_id, param_name) != param_value_internal:
                 raise ParameterTaken(param_name) from None
 
@@ -264,28 +270,28 @@ class PatientStorage(RDBStorage):
         return changed
 
     # Reads, and writes that leave the same behind however often they are made.
-    get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
-    get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
-    get_study_directions = _patient(RDBStorage.get_study_directions)
-    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
-    get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
-    get_all_studies = _patient(RDBStorage.get_all_studies)
-    get_trial = _patient(RDBStorage.get_trial)
+    get_study_id_from_name = _patient(LeanStorage.get_study_id_from_name)
+    get_study_name_from_id = _patient(LeanStorage.get_study_name_from_id)
+    get_study_directions = _patient(LeanStorage.get_study_directions)
+    get_study_user_attrs = _patient(LeanStorage.get_study_user_attrs)
+    get_study_system_attrs = _patient(LeanStorage.get_study_system_attrs)
+    get_all_studies = _patient(LeanStorage.get_all_studies)
+    get_trial = _patient(LeanStorage.get_trial)
     get_trial_id_from_study_id_trial_number = _patient(
-        RDBStorage.get_trial_id_from_study_id_trial_number
+        LeanStorage.get_trial_id_from_study_id_trial_number
     )
-    get_trial_param = _patient(RDBStorage.get_trial_param)
-    get_trial_user_attrs = _patient(RDBStorage.get_trial_user_attrs)
-    get_trial_system_attrs = _patient(RDBStorage.get_trial_system_attrs)
-    _get_best_trial_id = _patient(RDBStorage._get_best_trial_id)
-    _get_trials = _patient(RDBStorage._get_trials)
-    set_study_user_attr = _patient(RDBStorage.set_study_user_attr)
-    set_study_system_attr = _patient(RDBStorage.set_study_system_attr)
-    set_trial_user_attr = _patient(RDBStorage.set_trial_user_attr)
-    set_trial_system_attr = _patient(RDBStorage.set_trial_system_attr)
-    set_trial_intermediate_value = _patient(RDBStorage.set_trial_intermediate_value)
-    record_heartbeat = _patient(RDBStorage.record_heartbeat)
-    _get_stale_trial_ids = _patient(RDBStorage._get_stale_trial_ids)
+    get_trial_param = _patient(LeanStorage.get_trial_param)
+    get_trial_user_attrs = _patient(LeanStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _patient(LeanStorage.get_trial_system_attrs)
+    _get_best_trial_id = _patient(LeanStorage._get_best_trial_id)
+    _get_trials = _patient(LeanStorage._get_trials)
+    set_study_user_attr = _patient(LeanStorage.set_study_user_attr)
+    set_study_system_attr = _patient(LeanStorage.set_study_system_attr)
+    set_trial_user_attr = _patient(LeanStorage.set_trial_user_attr)
+    set_trial_system_attr = _patient(LeanStorage.set_trial_system_attr)
+    set_trial_intermediate_value = _patient(LeanStorage.set_trial_intermediate_value)
+    record_heartbeat = _patient(LeanStorage.record_heartbeat)
+    _get_stale_trial_ids = _patient(LeanStorage._get_stale_trial_ids)
 
 
 class _Counted(Generic[T]):

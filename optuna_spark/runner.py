@@ -32,6 +32,7 @@ _logger = logging.getLogger(__name__)
 
 _STEAL_AFTER = 2 * budget.GRANT_SECONDS  # then idle slots take over what a grant has not begun
 _FRUITLESS = 4  # jobs lost in a row with no trial begun, after which the run gives up
+_REST_SECONDS = 1.0  # before the next job then, where trials run elsewhere
 _SWEEP_SECONDS = 30.0  # for cancelled tasks to end
 _LAST_PATIENCE = 5.0  # seconds for a database that is away when the run is over anyway
 
@@ -93,6 +94,7 @@ class Runner:
         self._again: deque[int] = deque()  # trials to hand out once more
         self._durations: deque[float] = deque(maxlen=32)
         self._grants = self._fruitless = 0
+        self._rest_until = 0.0
         self._slots = 0
         self._stop_reason: str | None = None
         self._ledger = Ledger(storage, study_id, run_id, limits)
@@ -116,8 +118,8 @@ class Runner:
         """
         with signals_wait():
             try:
-                with signals_raise():
-                    self._loop()
+                with signals_raise() as check_signals:
+                    self._loop(check_signals)
             except BaseException as error:
                 self.stop(f"{type(error).__name__} ended the run")
                 try:
@@ -128,17 +130,18 @@ class Runner:
                 raise
             self._wind_up()
 
-    def _loop(self) -> None:
+    def _loop(self, check_signals: Callable[[], None]) -> None:
         while self._stop_reason is None:
+            check_signals()
             self._top_up()
-            if not self._jobs and not self._ledger.is_short():
+            if not self._jobs and not self._units and not self._ledger.is_short():
                 return
             self._progress.show(self.tally, len(self._units))
             if self._jobs:
                 done, _ = wait(self._jobs, timeout=self._patience(), return_when=FIRST_COMPLETED)
                 for future in done:
                     self._settle(future)
-            else:  # the last trials are in the hands of other drivers
+            else:  # trials are in the hands of other drivers, or executors are lost one by one
                 time.sleep(random.uniform(0, self._patience()))
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self.stop(f"the timeout of {self._limits.timeout:g} s was reached")
@@ -151,6 +154,8 @@ class Runner:
 
     def _top_up(self) -> None:
         """Start jobs until enough are in flight or the budget is used up."""
+        if time.monotonic() < self._rest_until:
+            return
         if self._limits.n_jobs == -1:
             self._slots = self._backend.slots()
         wanted = budget.jobs_wanted(self._limits.n_jobs, self._slots, grows=self._grows)
@@ -240,7 +245,16 @@ class Runner:
             else:
                 self._again.append(trial_id)
         if self._fruitless >= _FRUITLESS:
-            raise SparkError(f"Executors are lost before they begin a trial: {lost}")
+            # One bad executor is quick to fail, and may be offered every job; others work on.
+            if not self._any_running():
+                raise SparkError(f"Executors are lost before they begin a trial: {lost}")
+            self._rest_until = time.monotonic() + _REST_SECONDS
+
+    def _any_running(self) -> bool:
+        return any(
+            self._storage.get_trial(trial_id).state == TrialState.RUNNING
+            for trial_id in self._units
+        )
 
     def _judge(self, unit: _Unit, trial: FrozenTrial, lost: TaskLost) -> FrozenTrial:
         attempts = trial.system_attrs.get(ATTEMPT, {}).get("begun", 1)

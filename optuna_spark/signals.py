@@ -5,18 +5,32 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
 @contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[Callable[[], None]]:
     """Let SIGINT and SIGTERM end the run by an exception.
 
     PySpark's own SIGINT handler cancels every job of the application, not this study's alone.
+
+    Yields:
+        A function to call now and then: Python loses an exception that a signal raises in the
+        middle of a `__del__` or of a callback, and the function raises it again.
     """
-    with _handlers({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}):
-        yield
+    came: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        came.append(number)
+        check()
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
+
+    with _handlers({signal.SIGINT: interrupt, signal.SIGTERM: interrupt}):
+        yield check
 
 
 @contextlib.contextmanager
@@ -38,6 +52,3 @@ def _handlers(wanted: dict[signal.Signals, Any]) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-
-def _terminate(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
