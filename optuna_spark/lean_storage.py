@@ -63,7 +63,11 @@ class LeanStorage(RDBStorage):
         self._lean = knows_schema() and self.engine.dialect.name in _DIALECTS
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """As in Optuna."""
+        """As in Optuna.
+
+        Raises:
+            KeyError: there is no such trial.
+        """
         if not self._lean:
             return super().get_trial(trial_id)
         if (claimed := self._mine(trial_id)) is not None:
@@ -90,7 +94,10 @@ class LeanStorage(RDBStorage):
         if these:
             query, asked["these"] = NEWER_OR_THESE, these
         with self._reading() as connection:
-            return trials_of(connection.execute(query, asked))
+            found = trials_of(connection.execute(query, asked))
+        if not found and newer < 0:
+            self.get_study_name_from_id(study_id)  # which says if there is no such study
+        return found
 
     def create_trials(self, study_id: int, count: int, key: str, value: Any) -> list[int]:
         """Create trials that wait, in one transaction.
@@ -103,6 +110,9 @@ class LeanStorage(RDBStorage):
 
         Returns:
             Their ids, in the order of their numbers.
+
+        Raises:
+            KeyError: there is no such study.
         """
         if not self._lean:
             template = create_trial(state=TrialState.WAITING, system_attrs={key: value})
@@ -221,7 +231,11 @@ class LeanStorage(RDBStorage):
             if previous_distribution is None:
                 previous_distribution = _stored_distribution(connection, trial_id, param_name)
             if previous_distribution is not None:
-                check_distribution_compatibility(previous_distribution, distribution)
+                try:
+                    check_distribution_compatibility(previous_distribution, distribution)
+                except ValueError:
+                    self._check_unfinished(connection, trial_id)  # which goes first
+                    raise
             row = {
                 "param_name": param_name,
                 "param_value": param_value_internal,
@@ -346,7 +360,8 @@ def _stored_distribution(
     connection: Connection, trial_id: int, name: str
 ) -> BaseDistribution | None:
     """The distribution that a parameter of the study has in any trial."""
-    study = select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial_id).scalar_subquery()
+    mine = TRIALS.alias()
+    study = select(mine.c.study_id).where(mine.c.trial_id == trial_id).scalar_subquery()
     joined = PARAMS.join(TRIALS, PARAMS.c.trial_id == TRIALS.c.trial_id)
     asked = select(PARAMS.c.distribution_json).select_from(joined)
     asked = asked.where(TRIALS.c.study_id == study, PARAMS.c.param_name == name).limit(1)

@@ -11,12 +11,13 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_spark import budget
 from optuna_spark.liveness import Watch
 from optuna_spark.patient_storage import server_seconds
 from optuna_spark.settings import Limits
+from optuna_spark.storage import create_trials
 from optuna_spark.trial_task import ATTEMPT, FAILURE, RUN
 
 _logger = logging.getLogger(__name__)
@@ -91,21 +92,23 @@ class Ledger:
         total = self._limits.total_trials
         return total is not None and self.finished < total
 
-    def take(self) -> int | None:
-        """Make a trial this run's: one that waits, or a new one; None if others were quicker."""
-        if self._waiting:
-            trial_id = self._waiting.popleft()
+    def take(self, count: int) -> list[int]:
+        """Make trials this run's, those that wait first; fewer if other drivers were quicker."""
+        taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+        for trial_id in taken:
             self._mark(trial_id, self._run_id)
-        else:
-            template = create_trial(state=TrialState.WAITING, system_attrs={RUN: self._run_id})
-            trial_id = self._storage.create_new_trial(self._study_id, template)
-        # Two drivers may take the last trial at once. Each has said so by now: at least one of
-        # them sees the other, and steps back.
+        if missing := count - len(taken):
+            study, run = self._study_id, self._run_id
+            taken += create_trials(self._storage, study, missing, RUN, run)
         total = self._limits.total_trials
-        if total is not None and self._held_beside(trial_id) >= total:
+        if total is None:
+            return taken
+        # Two drivers may take the last trials at once. Each has said so by now: at least one of
+        # them sees the other, and steps back.
+        kept = max(0, min(count, total - self._held_beside(taken)))
+        for trial_id in taken[kept:]:
             self._mark(trial_id, None)
-            return None
-        return trial_id
+        return taken[:kept]
 
     def fail(self, trial_id: int, reason: str) -> FrozenTrial:
         """Record that a trial failed, unless it is finished, and return it."""
@@ -119,12 +122,12 @@ class Ledger:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_system_attr(trial_id, RUN, run_id)
 
-    def _held_beside(self, trial_id: int) -> int:
-        """Trials other than this one that are finished or in the hands of a run."""
+    def _held_beside(self, taken: Collection[int]) -> int:
+        """Trials other than these that are finished or in the hands of a run."""
         return sum(
             trial.state.is_finished() or _run_of(trial) not in (None, *self._over)
             for trial in self._storage.get_all_trials(self._study_id, deepcopy=False)
-            if trial._trial_id != trial_id
+            if trial._trial_id not in taken
         )
 
     def _runs_over(self, runs: Collection[str | None]) -> set[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import json
 import logging
 import random
 import time
@@ -24,6 +23,7 @@ from optuna.storages import BaseStorage
 
 # Private, as is what this module overrides below; Optuna 4.9 and 5.0 have all of it.
 from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -40,8 +40,6 @@ from optuna_spark.storage_errors import (
 )
 
 _logger = logging.getLogger(__name__)
-
-CREATED = "optuna_spark:created"  # system attribute of a trial: the call that created it
 
 _FIRST_DELAY, _BUSY_DELAY, _AWAY_DELAY = 0.05, 0.4, 2.0  # seconds between two tries
 _SPEAK_AFTER = 1.0  # seconds of waiting that are worth a word
@@ -62,13 +60,17 @@ class ParameterTaken(BaseException):
     """
 
 
+def _not_told(seconds: float) -> None:
+    """Nobody asked to be told."""
+
+
 def patiently(
     call: Callable[[], T],
     address: StorageAddress,
     grace: Callable[[], float],
     *,
     passes: Callable[[BaseException], bool] = is_passing,
-    tell: Callable[[float], None] = lambda seconds: None,
+    tell: Callable[[float], None] = _not_told,
 ) -> T:
     """Make a call until it succeeds.
 
@@ -147,8 +149,7 @@ class PatientStorage(LeanStorage):
         self.address = address
         self.grace = grace
         # Told, with each try, how many seconds a call waits already.
-        self.on_wait: Callable[[float], None] = lambda seconds: None
-        self._unsure: set[str] = set()  # creations whose first try failed
+        self.on_wait: Callable[[float], None] = _not_told
         super().__init__(
             url,
             engine_kwargs=options,
@@ -158,7 +159,17 @@ class PatientStorage(LeanStorage):
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Make a call until it succeeds, as the function of that name does."""
-        return patiently(call, self.address, lambda: self.grace, tell=self.on_wait)
+
+        def attempt() -> T:
+            try:
+                return call()
+            except Exception as error:
+                if is_passing(error):
+                    # A commit that failed may have left its transaction open.
+                    self.engine.dispose()
+                raise
+
+        return patiently(attempt, self.address, lambda: self.grace, tell=self.on_wait)
 
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
@@ -188,30 +199,28 @@ class PatientStorage(LeanStorage):
     def _create_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None = None
     ) -> FrozenTrial:
-        mark = uuid.uuid4().hex
-        template = copy.copy(template_trial or create_trial(state=TrialState.RUNNING))
-        # The caller's own object stays as it is.
-        template.system_attrs = {**template.system_attrs, CREATED: mark}
-        try:
-            create = super()._create_new_trial
-            return self.patiently(functools.partial(create, study_id, template))
-        finally:
-            self._unsure.discard(mark)
+        tried: int | None = None  # the id that a try had which may have succeeded
 
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: Any
-    ) -> Any:
-        # Optuna, too, tries five times, and would count what a lost answer has created.
-        mark = template_trial.system_attrs[CREATED] if template_trial else ""
-        if mark in self._unsure:
-            attribute = models.TrialSystemAttributeModel
-            made = session.query(models.TrialModel).join(attribute)
-            made = made.filter(models.TrialModel.study_id == study_id, attribute.key == CREATED)
-            found = made.filter(attribute.value_json == json.dumps(mark)).first()
-            if found is not None:
-                return found
-        self._unsure.add(mark)
-        return super()._get_prepared_new_trial(study_id, template_trial, session)
+        def create() -> FrozenTrial:
+            nonlocal tried
+            frozen = copy.deepcopy(template_trial or create_trial(state=TrialState.RUNNING))
+            try:
+                with _create_scoped_session(self.scoped_session) as session:
+                    models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+                    # The server gives no id twice, so that a trial of this one is the one.
+                    made = tried and session.get(models.TrialModel, tried)
+                    prepare = self._get_prepared_new_trial
+                    trial = made or prepare(study_id, template_trial, session)
+                    tried = trial.trial_id
+                    frozen.number, frozen._trial_id = trial.number, trial.trial_id
+                    frozen.datetime_start = trial.datetime_start
+            except Exception as error:
+                if error_code(error) not in AWAY:  # it says that nothing was done
+                    tried = None
+                raise
+            return frozen
+
+        return self.patiently(create)
 
     def create_trials(self, study_id: int, count: int, key: str, value: Any) -> list[int]:
         """As in `LeanStorage`."""

@@ -174,10 +174,8 @@ class Runner:
         size = budget.grant_size(left, wanted, seconds, alone=self._alone)
         if size == 0:
             return self._unbegun_trials()
-        taken: list[int] = []
-        while len(taken) < size and (trial_id := self._ledger.take()) is not None:
-            self._units[trial_id] = _Unit()
-            taken.append(trial_id)
+        taken = self._ledger.take(size)
+        self._units.update((trial_id, _Unit()) for trial_id in taken)
         return taken
 
     def _unbegun_trials(self) -> list[int]:
@@ -280,8 +278,7 @@ class Runner:
                 raise unpickle_error(outcome.error, outcome.traceback or "")
             if outcome.stops:
                 self.stop("study.stop() was called")
-        elif outcome.taken or outcome.unclear:
-            unit.losses += outcome.unclear
+        elif outcome.taken:
             others = [other for other in self._jobs.values() if _has(other, outcome.trial_id)]
             if others:
                 unit.job = others[0]

@@ -11,11 +11,16 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
+
+# Private; Optuna 4.9 and 5.0 have it.
+from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 
 from optuna_spark.addresses import installed_driver
 from optuna_spark.exceptions import StorageNotShared
+from optuna_spark.lean_storage import READS
 from optuna_spark.patient_storage import PatientStorage, patiently
 from optuna_spark.settings import StorageAddress, storage_grace
 from optuna_spark.storage_errors import error_code, is_passing, translated_errors
@@ -27,7 +32,6 @@ CONNECT_TIMEOUT = 10  # seconds; a firewall that drops packets must not look lik
 DRIVER_CONNECTIONS = 8  # that are left beside the task slots
 _ANSWER_SECONDS = 60  # for a statement: more than a lock wait, which the server ends after 50
 _LOCK_SECONDS = 5  # that SQLite waits for a lock by itself
-_BEGIN = "BEGIN IMMEDIATE"
 _NO_ANSWER = (2002, 2003)
 _MADE_TWICE = (1050, 1061, 1062)  # another process makes the same tables at the same moment
 _TLS_ERROR = 2026  # the client's number for: the server speaks no TLS
@@ -78,7 +82,49 @@ def open_storage(
 
 def is_patient(storage: BaseStorage) -> bool:
     """Whether a storage waits for its database as this package's own do."""
-    return isinstance(getattr(storage, "_backend", storage), PatientStorage)
+    return _patient(storage) is not None
+
+
+def _patient(storage: BaseStorage) -> PatientStorage | None:
+    backend = getattr(storage, "_backend", storage)  # Optuna wraps it in a cache
+    return backend if isinstance(backend, PatientStorage) else None
+
+
+def claim_trial(storage: BaseStorage, trial_id: int, attributes: dict[str, Any]) -> bool:
+    """Turn a trial that waits RUNNING, and give it attributes that say who did.
+
+    Returns:
+        Whether it was waiting.
+
+    Raises:
+        UpdateFinishedTrialError: it is finished.
+    """
+    backend = _patient(storage)
+    if backend is not None:
+        return backend.claim_trial(trial_id, attributes)
+    claimed = storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    for key, value in attributes.items() if claimed else ():
+        storage.set_trial_system_attr(trial_id, key, value)
+    return claimed
+
+
+def create_trials(
+    storage: BaseStorage, study_id: int, count: int, key: str, value: Any
+) -> list[int]:
+    """Create trials that wait, with a system attribute that this process alone gives."""
+    backend = _patient(storage)
+    if backend is not None:
+        return backend.create_trials(study_id, count, key, value)
+    template = optuna.trial.create_trial(state=TrialState.WAITING, system_attrs={key: value})
+    return [storage.create_new_trial(study_id, template) for _ in range(count)]
+
+
+def remember_trial(storage: BaseStorage, study_id: int, trial: FrozenTrial) -> None:
+    """Let Optuna's cache know a trial that it has not seen in a list yet."""
+    if isinstance(storage, _CachedStorage):
+        with storage._lock:
+            storage._studies.setdefault(study_id, _StudyInfo())
+            storage._add_trials_to_cache(study_id, [trial])
 
 
 def connection_limit(storage: BaseStorage) -> int | None:
@@ -120,8 +166,8 @@ def tls_cipher(storage: BaseStorage) -> str | None:
 
 def try_to_write(storage: BaseStorage) -> None:
     """Write something of which nothing stays."""
-    backend = getattr(storage, "_backend", storage)
-    if isinstance(backend, PatientStorage):
+    backend = _patient(storage)
+    if backend is not None:
         with backend.engine.connect() as connection:
             name = "optuna-spark check"
             insert = sqlalchemy.text("INSERT INTO studies (study_name) VALUES (:name)")
@@ -130,8 +176,8 @@ def try_to_write(storage: BaseStorage) -> None:
 
 
 def _ask_mysql(storage: BaseStorage, question: sqlalchemy.TextClause) -> Sequence[Any] | None:
-    backend = getattr(storage, "_backend", storage)
-    if not isinstance(backend, PatientStorage):
+    backend = _patient(storage)
+    if backend is None:
         return None
     engine = backend.engine
     if engine.dialect.name not in ("mysql", "mariadb"):
@@ -147,24 +193,24 @@ def _ask_mysql(storage: BaseStorage, question: sqlalchemy.TextClause) -> Sequenc
 
 def close_storage(storage: BaseStorage) -> None:
     """Give the storage's connections back to the database."""
-    backend = getattr(storage, "_backend", storage)
-    if isinstance(backend, RDBStorage):
+    backend = _patient(storage)
+    if backend is not None:
         backend.remove_session()
         backend.engine.dispose()
 
 
 def on_wait(storage: BaseStorage, tell: Callable[[float], None]) -> None:
     """Have a function told, with each try, how long a call waits for the database already."""
-    backend = getattr(storage, "_backend", storage)
-    if isinstance(backend, PatientStorage):
+    backend = _patient(storage)
+    if backend is not None:
         backend.on_wait = tell
 
 
 @contextlib.contextmanager
 def patience(storage: BaseStorage, seconds: float) -> Iterator[None]:
     """Wait for a database that is away no longer than so, meanwhile."""
-    backend = getattr(storage, "_backend", storage)
-    if not isinstance(backend, PatientStorage):
+    backend = _patient(storage)
+    if backend is None:
         yield
         return
     usual, backend.grace = backend.grace, min(backend.grace, seconds)
@@ -178,8 +224,10 @@ def _rdb_storage(
     address: StorageAddress, create_schema: bool, keep_connections: bool, grace: float
 ) -> PatientStorage:
     options: dict[str, Any] = {
-        # Optuna sets this for URLs that begin with "mysql" alone.
-        "pool_pre_ping": True,
+        # A connection that is gone is found by the statement that fails, which is made again.
+        "pool_pre_ping": False,
+        # Each transaction is ended where it is begun, and need not be ended a second time.
+        "pool_reset_on_return": None,
         **dict(address.engine_options),
     }
     url = make_url(address.url)
@@ -223,10 +271,13 @@ def _rdb_storage(
     if name == "sqlite":
         # SQLite ignores FOR UPDATE, with which Optuna lets one claimer alone have a trial: there,
         # a transaction must have the file to itself from its first statement on.
-        sqlalchemy.event.listen(
-            storage.engine, "begin", lambda connection: connection.exec_driver_sql(_BEGIN)
-        )
+        sqlalchemy.event.listen(storage.engine, "begin", _begin)
     return storage
+
+
+def _begin(connection: sqlalchemy.Connection) -> None:
+    reads = connection.get_execution_options().get(READS)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _connect(url: URL, arguments: dict[str, Any]) -> Any:

@@ -28,9 +28,9 @@ from pyspark import TaskContext
 
 from optuna_spark.exceptions import SHIP, ExecutorEnvironmentError
 from optuna_spark.objectives import pickle_error, pickle_sampler
-from optuna_spark.patient_storage import ClaimUnclear, ParameterTaken
+from optuna_spark.patient_storage import ParameterTaken
 from optuna_spark.settings import StorageAddress
-from optuna_spark.storage import close_storage, on_wait, open_storage
+from optuna_spark.storage import claim_trial, close_storage, on_wait, open_storage, remember_trial
 
 # System attributes of a trial.
 RUN = "optuna_spark:run"  # the run that created it
@@ -71,7 +71,6 @@ class TrialOutcome:
     error: bytes | None = None  # the exception, pickled, where `catch` does not cover it
     stops: bool = False  # the objective or the sampler called study.stop()
     taken: bool = False  # another task or process runs it
-    unclear: bool = False  # claimed by this task or by another: the answer was lost
     sampler: bytes | None = None  # where trials run one by one: for the next
 
 
@@ -123,6 +122,7 @@ class ExecutorStudy(optuna.Study):
 class _OpenRun:
     run: Run
     study: ExecutorStudy
+    study_id: int
     storage: BaseStorage
     objective: Any = None
     catch: tuple[type[BaseException], ...] = ()
@@ -193,7 +193,9 @@ def _open_run(run: Run) -> _OpenRun:
         keep_connections=run.keep_connections,
         grace=run.storage_grace,
     )
-    opened = _OpenRun(run, ExecutorStudy(run.study_name, storage), storage)
+    study = ExecutorStudy(run.study_name, storage)
+    study_id = storage.get_study_id_from_name(run.study_name)
+    opened = _OpenRun(run, study, study_id, storage)
     # Before unpickling: an objective that captured its study finds it here.
     _current = opened
     try:
@@ -271,38 +273,37 @@ def _claim(opened: _OpenRun, grant: Grant, trial_id: int) -> FrozenTrial | Trial
     """Make this task the one that runs the trial, or say why it does not."""
     storage, run = opened.storage, opened.run
     task = TaskContext.get()
-    try:
-        claimed = storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-    except UpdateFinishedTrialError:
-        return _finished(storage.get_trial(trial_id))
-    except ClaimUnclear:
-        return TrialOutcome(trial_id, unclear=True)
-    # Optuna's cache knows only trials that it created, or that it has seen in a list.
-    trials = opened.study.get_trials(deepcopy=False)
-    frozen = next(trial for trial in reversed(trials) if trial._trial_id == trial_id)
-    if not claimed:
-        frozen = _once_begun(storage, frozen)
-        if frozen.state.is_finished():
-            return _finished(frozen)
-        if not _continues(run, grant, frozen, task):
-            return TrialOutcome(trial_id, number=frozen.number, taken=True)
-    before = frozen.system_attrs.get(ATTEMPT)
-    begun = 1 if claimed or before is None else before["begun"] + 1
-    if begun > run.max_retries + 1:
-        reason = f"The process that ran it was lost {begun - 1} times, at last on {_at(before)}."
-        failed = _tell(opened, frozen.number, trial_id, TrialState.FAIL, None, reason, None)
-        return _finished(failed, reason)
     attempt = {
         "run": run.run_id,
         "grant": grant.grant_id,
-        "begun": begun,
+        "begun": 1,
         "host": socket.gethostname(),
         "process": os.getpid(),
         "application": run.application,
         "stage": task.stageId() if task else None,
         "task_attempt": task.taskAttemptId() if task else None,
     }
-    storage.set_trial_system_attr(trial_id, ATTEMPT, attempt)
+    try:
+        claimed = claim_trial(storage, trial_id, {ATTEMPT: attempt})
+    except UpdateFinishedTrialError:
+        return _finished(storage.get_trial(trial_id))
+    frozen = storage.get_trial(trial_id)
+    if not claimed:
+        frozen = _once_begun(storage, frozen)
+        if frozen.state.is_finished():
+            return _finished(frozen)
+        if not _continues(run, grant, frozen, task):
+            return TrialOutcome(trial_id, number=frozen.number, taken=True)
+        before = frozen.system_attrs.get(ATTEMPT)
+        begun = 1 if before is None else before["begun"] + 1
+        if begun > run.max_retries + 1:
+            lost = f"lost {begun - 1} times, at last on {_at(before)}"
+            reason = f"The process that ran it was {lost}."
+            failed = _tell(opened, frozen.number, trial_id, TrialState.FAIL, None, reason, None)
+            return _finished(failed, reason)
+        storage.set_trial_system_attr(trial_id, ATTEMPT, {**attempt, "begun": begun})
+    # Optuna's cache knows only trials that it has created, or seen in a list.
+    remember_trial(storage, opened.study_id, frozen)
     return frozen
 
 

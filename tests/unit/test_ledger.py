@@ -75,7 +75,7 @@ def test_what_nobody_has_is_taken_first(study: optuna.Study) -> None:
     enqueued, left = add(study, WAITING), add(study, WAITING, "over")
     add(study, WAITING, "alive")
     ledger = ledger_of(study, n_trials=9)
-    taken = [ledger.take() for _ in range(3)]
+    taken = ledger.take(3)
     assert taken[:2] == [enqueued, left]
     assert taken[2] == study.trials[-1]._trial_id
     owners = [trial.system_attrs.get(RUN) for trial in study.trials]
@@ -84,10 +84,10 @@ def test_what_nobody_has_is_taken_first(study: optuna.Study) -> None:
 
 def test_what_this_run_has_is_not_taken_again(study: optuna.Study) -> None:
     ledger = ledger_of(study, n_trials=9)
-    first = ledger.take()
+    [first] = ledger.take(1)
     assert first is not None
     ledger.refresh([first])
-    assert ledger.take() != first
+    assert ledger.take(1) != [first]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_of_two_who_take_the_last_trial_one_steps_back(study: optuna.Study) -> N
     add(study, COMPLETE)
     mine, theirs = ledger_of(study, total_trials=2), ledger_of(study, "theirs", total_trials=2)
     assert mine.left(0, 0) == theirs.left(0, 0) == 1
-    assert mine.take() is not None
-    assert theirs.take() is None
+    assert len(mine.take(1)) == 1
+    assert theirs.take(1) == []
     theirs.refresh(())
     assert theirs.left(0, 0) == 0
     assert theirs.is_short(), "the one that took it may die"
@@ -130,11 +130,11 @@ def test_what_a_run_steps_back_from_waits_for_another(study: optuna.Study) -> No
     add(study, COMPLETE)
     mine = ledger_of(study, total_trials=2)
     add(study, RUNNING, "alive")
-    assert mine.take() is None
+    assert mine.take(1) == []
     released = study.trials[-1]
     assert (released.state, released.system_attrs[RUN]) == (WAITING, None)
     later = ledger_of(study, n_trials=1)
-    assert later.take() == released._trial_id
+    assert later.take(1) == [released._trial_id]
 
 
 def test_leftovers_of_the_dead_do_not_stand_in_the_way(study: optuna.Study) -> None:
@@ -144,7 +144,7 @@ def test_leftovers_of_the_dead_do_not_stand_in_the_way(study: optuna.Study) -> N
     ledger = ledger_of(study, total_trials=3)
     taken: list[int] = []
     while ledger.left(0, len(taken)):
-        trial_id = ledger.take()
+        [trial_id] = ledger.take(1)
         assert trial_id is not None
         taken.append(trial_id)
         ledger.refresh(taken)

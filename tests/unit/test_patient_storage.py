@@ -19,7 +19,6 @@ from optuna.trial import TrialState, create_trial
 from optuna_spark.addresses import find_address
 from optuna_spark.exceptions import StorageError, StorageUnreachable
 from optuna_spark.patient_storage import (
-    CREATED,
     ClaimUnclear,
     ParameterTaken,
     PatientStorage,
@@ -95,10 +94,32 @@ class TestAWriteCountsOnce:
         trial_id = storage.create_new_trial(study_id, template)
         first, second = storage.get_all_trials(study_id)
         assert (second._trial_id, second.number) == (trial_id, 1)
-        assert first.system_attrs[CREATED] != second.system_attrs[CREATED]
         assert template.system_attrs == {"ours": 1}, "the caller's own object"
-        assert second.system_attrs["ours"] == 1
+        assert first.system_attrs == second.system_attrs == {"ours": 1}
         assert states(storage, study_id) == ["WAITING", "WAITING"]
+
+    def test_trials_that_wait(
+        self, storage: PatientStorage, lose: Callable[..., None], lost: list[str]
+    ) -> None:
+        study_id = storage.create_new_study(MINIMIZE, "s")
+        storage.create_trials(study_id, 2, "run", "r")
+        lose(*lost)
+        trial_ids = storage.create_trials(study_id, 2, "run", "r")
+        trials = storage.get_all_trials(study_id)
+        assert [trial.number for trial in trials] == [0, 1, 2, 3]
+        assert [trial._trial_id for trial in trials[2:]] == trial_ids
+        assert all(trial.system_attrs == {"run": "r"} for trial in trials)
+        assert states(storage, study_id) == ["WAITING"] * 4
+
+    def test_a_claim(
+        self, storage: PatientStorage, lose: Callable[..., None], lost: list[str]
+    ) -> None:
+        study_id = storage.create_new_study(MINIMIZE, "s")
+        [trial_id] = storage.create_trials(study_id, 1, "run", "r")
+        lose(*lost)
+        assert storage.claim_trial(trial_id, {"claimer": "first"})
+        assert not storage.claim_trial(trial_id, {"claimer": "second"})
+        assert storage.get_trial(trial_id).system_attrs == {"run": "r", "claimer": "first"}
 
     def test_a_result(
         self, storage: PatientStorage, lose: Callable[..., None], lost: list[str]
@@ -195,16 +216,16 @@ def test_every_call_is_made_again(
     trial_id = storage.create_new_trial(study_id)
     storage.set_trial_param(trial_id, "x", 0.25, FloatDistribution(0, 1))
     away = 0
-    real = sqlalchemy.orm.Session.get_bind
+    real = sqlalchemy.pool.QueuePool.connect
 
-    def get_bind(*args: Any, **kwargs: Any) -> Any:
+    def connect(pool: sqlalchemy.pool.QueuePool) -> Any:
         nonlocal away
         if away:
             away -= 1
             raise pymysql_error(2003)
-        return real(*args, **kwargs)
+        return real(pool)
 
-    monkeypatch.setattr(sqlalchemy.orm.Session, "get_bind", get_bind)
+    monkeypatch.setattr(sqlalchemy.pool.QueuePool, "connect", connect)
     calls: list[Callable[[], Any]] = [
         lambda: storage.get_study_id_from_name("s"),
         lambda: storage.get_study_name_from_id(study_id),

@@ -22,7 +22,14 @@ TREES = {path.stem: ast.parse(path.read_text()) for path in sorted(PACKAGE.glob(
 
 # Libraries that one room alone knows.
 ALONE = {
-    "sqlalchemy": {"addresses", "patient_storage", "storage", "storage_errors"},
+    "sqlalchemy": {
+        "addresses",
+        "lean_storage",
+        "patient_storage",
+        "storage",
+        "storage_errors",
+        "trial_rows",
+    },
     "cloudpickle": {"objectives"},
     "joblib": {"backend"},
     "joblibspark": {"backend"},
