@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 GRANT_SECONDS = 1.0  # work that one job carries, where trials are shorter than that
 MAX_GRANT = 64  # trials of one job
+_JOBS_AHEAD = 8  # jobs that wait for a task slot
 
 
 class Verdict(enum.Enum):
@@ -93,12 +94,13 @@ def jobs_wanted(n_jobs: int, slots: int, *, grows: bool) -> int:
         grows: Spark adds executors while jobs wait, so that some must.
 
     Example:
-        >>> jobs_wanted(-1, 8, grows=False)
-        8
+        >>> jobs_wanted(-1, 32, grows=False)
+        40
     """
     if n_jobs > 0:
         return n_jobs
-    return max(1, 2 * slots if grows else slots)
+    # A slot that is free takes a job that waits, and need not wait for the driver to make one.
+    return max(1, 2 * slots if grows else slots + min(slots, _JOBS_AHEAD))
 
 
 def mean(durations: Iterable[float]) -> float | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -59,6 +61,10 @@ class LeanStorage(RDBStorage):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._claimed: FrozenTrial | None = None
+        # Seconds for which a list of trials, in which this process has changed nothing, is new
+        # enough: samplers ask for it several times in a row.
+        self.fresh_seconds = 0.0
+        self._read_at: dict[int, float] = {}  # by study
         self._creating_from: int | None = None  # the first number that a creation has tried
         self._lean = knows_schema() and self.engine.dialect.name in _DIALECTS
 
@@ -89,6 +95,9 @@ class LeanStorage(RDBStorage):
         these = [trial_id for trial_id in included_trial_ids if trial_id <= newer]
         if not self._lean or states is not None or len(these) > _MOST_NAMED:
             return super()._get_trials(study_id, states, included_trial_ids, newer)
+        now = time.monotonic()
+        if now < self._read_at.get(study_id, -math.inf) + self.fresh_seconds:
+            return []
         asked: dict[str, Any] = {"study_id": study_id, "newer": newer}
         query = NEWER_TRIALS
         if these:
@@ -97,6 +106,7 @@ class LeanStorage(RDBStorage):
             found = trials_of(connection.execute(query, asked))
         if not found and newer < 0:
             self.get_study_name_from_id(study_id)  # which says if there is no such study
+        self._read_at[study_id] = now
         return found
 
     def create_trials(self, study_id: int, count: int, key: str, value: Any) -> list[int]:
@@ -128,22 +138,24 @@ class LeanStorage(RDBStorage):
             first = connection.execute(counted).scalar_one()
             if self._creating_from is None:
                 self._creating_from = first
-            elif made := self._created(connection, study_id, key, text):
-                return made  # by an earlier try, whose answer was lost
+            elif earlier := self._created(connection, study_id, key, text):
+                return earlier  # by an earlier try, whose answer was lost
             shared = {"study_id": study_id, "state": TrialState.WAITING}
             trials = [{**shared, "number": number} for number in range(first, first + count)]
-            connection.execute(TRIALS.insert().values(trials))
-            new = select(TRIALS.c.trial_id).where(of_study, TRIALS.c.number >= first)
-            trial_ids = list(connection.execute(new.order_by(TRIALS.c.number)).scalars())
+            if count == 1:
+                made = connection.execute(TRIALS.insert(), trials[0]).inserted_primary_key
+                trial_ids = list(made or ())
+            else:
+                connection.execute(TRIALS.insert().values(trials))
+                new = select(TRIALS.c.trial_id).where(of_study, TRIALS.c.number >= first)
+                trial_ids = list(connection.execute(new.order_by(TRIALS.c.number)).scalars())
             attributes = [
                 {"trial_id": trial_id, "key": key, "value_json": text} for trial_id in trial_ids
             ]
             connection.execute(SYSTEM_ATTRS.insert().values(attributes))
         return trial_ids
 
-    def _created(
-        self, connection: Connection, study_id: int, key: str, text: str
-    ) -> list[int]:
+    def _created(self, connection: Connection, study_id: int, key: str, text: str) -> list[int]:
         joined = TRIALS.join(SYSTEM_ATTRS, SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id)
         found = select(TRIALS.c.trial_id).select_from(joined).order_by(TRIALS.c.number)
         since = TRIALS.c.study_id == study_id, TRIALS.c.number >= self._creating_from
@@ -334,6 +346,7 @@ class LeanStorage(RDBStorage):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
+        self._read_at.clear()
         with _optuna_errors(), self.engine.begin() as connection:
             yield connection
 

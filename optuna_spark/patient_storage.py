@@ -210,7 +210,7 @@ class PatientStorage(LeanStorage):
                     # The server gives no id twice, so that a trial of this one is the one.
                     made = tried and session.get(models.TrialModel, tried)
                     prepare = self._get_prepared_new_trial
-                    trial = made or prepare(study_id, template_trial, session)
+                    trial: Any = made or prepare(study_id, template_trial, session)
                     tried = trial.trial_id
                     frozen.number, frozen._trial_id = trial.number, trial.trial_id
                     frozen.datetime_start = trial.datetime_start

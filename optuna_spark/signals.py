@@ -51,4 +51,3 @@ def _handlers(wanted: dict[signal.Signals, Any]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-

@@ -32,6 +32,7 @@ CONNECT_TIMEOUT = 10  # seconds; a firewall that drops packets must not look lik
 DRIVER_CONNECTIONS = 8  # that are left beside the task slots
 _ANSWER_SECONDS = 60  # for a statement: more than a lock wait, which the server ends after 50
 _LOCK_SECONDS = 5  # that SQLite waits for a lock by itself
+_FRESH_SECONDS = 0.05  # that an executor's list of trials is new enough for its sampler
 _NO_ANSWER = (2002, 2003)
 _MADE_TWICE = (1050, 1061, 1062)  # another process makes the same tables at the same moment
 _TLS_ERROR = 2026  # the client's number for: the server speaks no TLS
@@ -268,6 +269,8 @@ def _rdb_storage(
     # Optuna runs the URL through str.format.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     storage = PatientStorage(address, text, options, grace=grace, skip=not create_schema)
+    if not create_schema:
+        storage.fresh_seconds = _FRESH_SECONDS
     if name == "sqlite":
         # SQLite ignores FOR UPDATE, with which Optuna lets one claimer alone have a trial: there,
         # a transaction must have the file to itself from its first statement on.

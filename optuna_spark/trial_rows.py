@@ -41,8 +41,8 @@ _COLUMNS = {
 _IN_UTC = hasattr(models.TrialModel, "_datetime_start_utc")
 
 _TRIAL, _PARAM, _VALUE, _USER_ATTR, _SYSTEM_ATTR, _INTERMEDIATE = range(6)
-_ValueType = models.TrialValueModel.TrialValueType
-_IntermediateType = models.TrialIntermediateValueModel.TrialIntermediateValueType
+_Value: Any = models.TrialValueModel
+_Intermediate: Any = models.TrialIntermediateValueModel
 
 
 def knows_schema() -> bool:
@@ -139,15 +139,18 @@ def trials_of(rows: Iterable[Any]) -> list[FrozenTrial]:
             trial.distributions[name] = distribution
             trial.params[name] = distribution.to_external_repr(amount)
         elif kind == _VALUE:
-            to_value = models.TrialValueModel.stored_repr_to_value
-            values.setdefault(trial_id, []).append(to_value(amount, _ValueType[content]))
+            value = _Value.stored_repr_to_value(amount, _Value.TrialValueType[content])
+            values.setdefault(trial_id, []).append(value)
         elif kind == _USER_ATTR:
             trial.user_attrs[name] = json.loads(content)
         elif kind == _SYSTEM_ATTR:
             trial.system_attrs[name] = json.loads(content)
         else:
-            to_value = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
-            trial.intermediate_values[place] = to_value(amount, _IntermediateType[content])
+            to_value, types = (
+                _Intermediate.stored_repr_to_intermediate_value,
+                _Intermediate.TrialIntermediateValueType,
+            )
+            trial.intermediate_values[place] = to_value(amount, types[content])
     for trial_id, of_trial in values.items():
         trials[trial_id].values = of_trial
     return [trials[trial_id] for trial_id in sorted(trials)]

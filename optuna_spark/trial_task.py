@@ -273,7 +273,7 @@ def _claim(opened: _OpenRun, grant: Grant, trial_id: int) -> FrozenTrial | Trial
     """Make this task the one that runs the trial, or say why it does not."""
     storage, run = opened.storage, opened.run
     task = TaskContext.get()
-    attempt = {
+    attempt: dict[str, Any] = {
         "run": run.run_id,
         "grant": grant.grant_id,
         "begun": 1,

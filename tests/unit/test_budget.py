@@ -82,7 +82,8 @@ def test_grant_size(
 @pytest.mark.parametrize(
     ("n_jobs", "slots", "grows", "expected"),
     [
-        pytest.param(-1, 8, False, 8, id="every-slot"),
+        pytest.param(-1, 2, False, 4, id="every-slot-and-a-job-that-waits-for-each"),
+        pytest.param(-1, 100, False, 108, id="some-jobs-wait-for-many-slots"),
         pytest.param(-1, 8, True, 16, id="some-wait-so-that-spark-adds-executors"),
         pytest.param(-1, 0, False, 1, id="no-executor-yet"),
         pytest.param(-1, 0, True, 1, id="no-executor-yet-but-coming"),
