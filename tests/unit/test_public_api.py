@@ -22,7 +22,7 @@ TREES = {path.stem: ast.parse(path.read_text()) for path in sorted(PACKAGE.glob(
 
 # Libraries that one room alone knows.
 ALONE = {
-    "sqlalchemy": {"addresses", "patient_storage", "storage", "storage_errors"},
+    "sqlalchemy": {"addresses", "encryption", "patient_storage", "storage", "storage_errors"},
     "cloudpickle": {"objectives"},
     "joblib": {"backend"},
     "joblibspark": {"backend"},
