@@ -12,6 +12,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy.engine import URL, make_url
 
+from optuna_spark.encryption import with_encryption
 from optuna_spark.exceptions import StorageDriverMissing, StorageNotShared, StorageUrlError
 from optuna_spark.settings import DEFAULT_STORAGE, STORAGE_VARIABLE, StorageAddress
 
@@ -104,8 +105,9 @@ def _address_of_url(text: str, options: tuple[tuple[str, object], ...] = ()) -> 
             "The storage URL cannot be read: write it as mysql://user@host:3306/database or "
             "sqlite:///file.db, with special characters in user and password %-escaped."
         ) from None
+    authority = None
     if url.get_backend_name() in ("mysql", "mariadb"):
-        url = _with_credentials(_with_driver(url))
+        url, authority = _with_option_file(_with_driver(url))
         if not url.database:
             raise StorageUrlError(
                 f"{_shown(url)} names no database: write mysql://user@host:3306/database."
@@ -121,7 +123,10 @@ def _address_of_url(text: str, options: tuple[tuple[str, object], ...] = ()) -> 
         # Executors have another working directory.
         url = url.set(database=str(Path(url.database or "").absolute()))
     return StorageAddress(
-        url=url.render_as_string(hide_password=False), shown=_shown(url), engine_options=options
+        url=url.render_as_string(hide_password=False),
+        shown=_shown(url),
+        authority=authority,
+        engine_options=options,
     )
 
 
@@ -146,7 +151,7 @@ def _with_driver(url: URL) -> URL:
     )
 
 
-def _with_credentials(url: URL) -> URL:
+def _with_option_file(url: URL) -> tuple[URL, str | None]:
     """Put what option files and the environment know into the URL: executors have neither."""
     named = url.query.get("read_default_file")
     path = Path(str(named) if named else "~/.my.cnf").expanduser()
@@ -168,7 +173,7 @@ def _with_credentials(url: URL) -> URL:
         url = url.set(host=client["host"])
     if url.port is None and client.get("port", "").isdigit():
         url = url.set(port=int(client["port"]))
-    return url
+    return with_encryption(url, client)
 
 
 def _read_option_file(path: Path, group: str) -> dict[str, str]:

@@ -13,6 +13,7 @@
     │   ├── StorageDriverMissing   (ImportError)
     │   ├── StorageUnreachable     (ConnectionError)
     │   ├── StorageAccessDenied    (PermissionError)
+    │   ├── StorageEncryptionError (ConnectionError)
     │   ├── DatabaseNotFound       (LookupError)
     │   ├── SchemaVersionMismatch  (RuntimeError)
     │   └── StorageNotShared       (ValueError)
@@ -85,6 +86,10 @@ class StorageUnreachable(StorageError, ConnectionError):
 
 class StorageAccessDenied(StorageError, PermissionError):
     """The database refuses the user: correct the password, or grant the rights."""
+
+
+class StorageEncryptionError(StorageError, ConnectionError):
+    """The server offers no TLS, or its certificate does not hold: correct it, or `ssl_mode`."""
 
 
 class DatabaseNotFound(StorageError, LookupError):

@@ -22,6 +22,7 @@ class StorageAddress:
 
     url: str = field(repr=False)  # in SQLAlchemy's form, every part escaped
     shown: str  # the same for people: the password is `***`
+    authority: str | None = field(default=None, repr=False)  # content of `ssl_ca`, in PEM
     engine_options: tuple[tuple[str, object], ...] = field(default=(), repr=False)
 
     @property

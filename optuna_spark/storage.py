@@ -16,9 +16,10 @@ from optuna.storages import BaseStorage
 # Private; Optuna 4.9 and 5.0 have it.
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 
 from optuna_spark.addresses import installed_driver
+from optuna_spark.encryption import connect
 from optuna_spark.exceptions import StorageNotShared
 from optuna_spark.lean_storage import READS
 from optuna_spark.patient_storage import PatientStorage, patiently
@@ -35,7 +36,6 @@ _LOCK_SECONDS = 5  # that SQLite waits for a lock by itself
 _FRESH_SECONDS = 0.05  # that an executor's list of trials is new enough for its sampler
 _NO_ANSWER = (2002, 2003)
 _MADE_TWICE = (1050, 1061, 1062)  # another process makes the same tables at the same moment
-_TLS_ERROR = 2026  # the client's number for: the server speaks no TLS
 _warned: set[str] = set()  # storages that the user was told of
 
 
@@ -63,7 +63,7 @@ def open_storage(
 
     seconds = storage_grace() if grace is None else grace
 
-    def connect() -> PatientStorage:
+    def open_one() -> PatientStorage:
         storage = _rdb_storage(address, create_schema, keep_connections, seconds)
         if create_schema:
             _warn_of_collation(address, storage)
@@ -77,7 +77,7 @@ def open_storage(
         return code in _MADE_TWICE or (is_passing(error) and code not in _NO_ANSWER)
 
     with translated_errors(address):
-        storage = patiently(connect, address, lambda: seconds, passes=passes)
+        storage = patiently(open_one, address, lambda: seconds, passes=passes)
         return optuna.storages.get_storage(storage)
 
 
@@ -259,11 +259,14 @@ def _rdb_storage(
             options.setdefault("pool_size", 1)
             if not create_schema:
                 options.update(pool_size=1, max_overflow=1)
-        if url.get_driver_name() == "mysqldb" and not any("ssl" in key for key in url.query):
-            options.setdefault("creator", functools.partial(_connect, url, arguments))
         if url.get_driver_name() == "pymysql" and url.password:
             # PyMySQL would encode it as Latin-1, every other client sends UTF-8.
             arguments.setdefault("password", str(url.password).encode())
+        # Who hands arguments for TLS to the package itself knows what for.
+        known = url.get_driver_name() in ("mysqldb", "pymysql")
+        if known and not any(key.startswith("ssl") for key in arguments):
+            made = functools.partial(connect, url, arguments, address.authority)
+            options.setdefault("creator", made)
     if arguments:
         options["connect_args"] = arguments
     # Optuna runs the URL through str.format.
@@ -281,25 +284,6 @@ def _rdb_storage(
 def _begin(connection: sqlalchemy.Connection) -> None:
     reads = connection.get_execution_options().get(READS)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-def _connect(url: URL, arguments: dict[str, Any]) -> Any:
-    """Connect through mysqlclient, encrypted where the server can.
-
-    mysqlclient on MariaDB's library encrypts only when told to, and then refuses a server that
-    cannot: https://github.com/PyMySQL/mysqlclient/pull/700.
-    """
-    dialect = url.get_dialect()()
-    module: Any = dialect.import_dbapi()
-    _, parameters = dialect.create_connect_args(url)
-    parameters.update(arguments)
-    try:
-        return module.connect(**parameters, ssl_mode="REQUIRED")
-    except module.OperationalError as error:
-        # A connection that was lost in the handshake has the same number.
-        if error.args[0] != _TLS_ERROR or "support" not in str(error):
-            raise
-        return module.connect(**parameters)
 
 
 def _warn_of_collation(address: StorageAddress, storage: BaseStorage) -> None:

@@ -24,6 +24,7 @@ TREES = {path.stem: ast.parse(path.read_text()) for path in sorted(PACKAGE.glob(
 ALONE = {
     "sqlalchemy": {
         "addresses",
+        "encryption",
         "lean_storage",
         "patient_storage",
         "storage",
