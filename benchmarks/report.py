@@ -1,0 +1,3 @@
+"""Stub."""
+def table(results): return ""
+def write_docs(results): pass
