@@ -15,7 +15,7 @@ from benchmarks.contenders import BARE, CONTENDERS, OURS
 from benchmarks.environments import CACHE, EnvironmentFailed
 from benchmarks.measures import MEASURES, Measure
 from benchmarks.process import ContenderFailed
-from benchmarks.report import table, write_docs
+from benchmarks.report import summary, write_docs
 from benchmarks.results import Results, Row
 from benchmarks.sizes import SMOKE, Sizes
 from benchmarks.stage import Stage
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results.load(output)
     if options.report:
         write_docs(results)
-    print(table(results))
+    print(summary(results))
     return 0
 
 

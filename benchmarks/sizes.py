@@ -14,10 +14,10 @@ class Sizes:
 
     repeats: int = 3
     patience: float = 60.0  # seconds; a contender that took longer in its first turn has no other
-    second_trials: int = 30
+    second_trials: int = 24
     nothing_trials: int = 200
     slow_trials: int = 40  # of contenders that are slow
-    tail_trials: int = 40
+    tail_trials: int = 30
     tail_seconds: float = 0.4
     counted_trials: int = 80
     slow_counted: int = 20
