@@ -1,0 +1,1 @@
+"""How fast studies are on Spark, against others on the same work: `scripts/bench.sh`."""
