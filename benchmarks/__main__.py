@@ -44,7 +44,9 @@ def _measure(stage: Stage, options: argparse.Namespace, output: Path) -> None:
     sizes = dataclasses.replace(sizes, **{key: n for key, n in changes.items() if n is not None})
     for measure in options.measures or _default_measures(options):
         contenders = options.contenders or (_SMOKE_CONTENDERS if options.smoke else CONTENDERS)
-        rows = _take_turns(stage, measure, [name for name in measure.contenders if name in contenders], sizes)
+        rows = _take_turns(
+            stage, measure, [name for name in measure.contenders if name in contenders], sizes
+        )
         results = Results.load(output)
         results.add(measure.name, rows, dataclasses.asdict(sizes), stage)
         results.save(output)
@@ -82,7 +84,9 @@ def _default_measures(options: argparse.Namespace) -> list[Measure]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.sh", description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="little of each, to see that it works")
+    parser.add_argument(
+        "--smoke", action="store_true", help="little of each, to see that it works"
+    )
     parser.add_argument("--full", action="store_true", help="256 slots and search quality too")
     parser.add_argument(
         "--measures", type=_measures, metavar="NAME,...", help=f"of {', '.join(MEASURES)}"
@@ -98,9 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         default=len(os.sched_getaffinity(0)),
         help="trials at once (default: the cores)",
     )
-    parser.add_argument("--output", type=Path, help="JSON file; measures taken anew replace those in it")
     parser.add_argument(
-        "--report", action="store_true", help="measure nothing, write docs/benchmarks.md from the file"
+        "--output", type=Path, help="JSON file; measures taken anew replace those in it"
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="measure nothing, write docs/benchmarks.md from the file",
     )
     return parser
 

@@ -156,14 +156,18 @@ MEASURES = {
         Measure("second", "Trials of 1 s: ideal time over wall time", second),
         Measure("nothing", "Trials that do nothing: trials per second", nothing),
         Measure("tail", "Heavy tail (Pareto 1.5): ideal time over wall time", tail),
-        Measure("statements", "One warm trial, TPE: what the server counts", statements,
-                _WITH_DATABASE),
-        Measure("growth", "10,000 finished trials against 100", growth, (OURS, BARE, "joblibspark")),
+        Measure(
+            "statements", "One warm trial, TPE: what the server counts", statements, _WITH_DATABASE
+        ),
+        Measure(
+            "growth", "10,000 finished trials against 100", growth, (OURS, BARE, "joblibspark")
+        ),
         Measure("captured", "100 MB captured, against nothing", captured, _ON_SPARK),
         Measure("start", "Start to first trial, warm Spark session", start, _ON_SPARK),
         Measure("wide", "256 slots at once, trials of 10 s", wide, (OURS, BARE), long=True),
-        Measure("quality", "Best value of 200 trials on 8 slots", quality, (OURS, BARE),
-                long=True),
+        Measure(
+            "quality", "Best value of 200 trials on 8 slots", quality, (OURS, BARE), long=True
+        ),
     )
 }
 

@@ -101,10 +101,10 @@ def shown(value: float | None) -> str:
 
     Example:
         >>> [shown(value) for value in (None, 0.0, 0.8512, 12.34, 1234.5)]
-        ['–', '0', '0.85', '12.3', '1234']
+        ["-", '0', '0.85', '12.3', '1234']
     """
     if value is None:
-        return "–"
+        return "-"
     if value == int(value) or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
@@ -126,7 +126,7 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def _cell(row: Row | None, number: str | None) -> str:
     if row is None or number is None:
-        return "–"
+        return "-"
     if row.error and not row.taken:
         return "fails"
     return shown(row.median(number))

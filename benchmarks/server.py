@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from optuna.distributions import FloatDistribution, distribution_to_json
+
 from tests.servers import DatabaseServer
 
 COUNTERS = (
@@ -99,7 +101,7 @@ def add_finished_trials(server: DatabaseServer, url: str, study: str, count: int
             f" datetime_complete) VALUES {trials}"
         )
     mine = f"FROM trials WHERE study_id = {study_id}"
-    space = '{"name": "FloatDistribution", "attributes": {"step": null, "low": -10.0, "high": 10.0, "log": false}}'
+    space = distribution_to_json(FloatDistribution(-10, 10))
     params = "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)"
     values = "INSERT INTO trial_values (trial_id, objective, value, value_type)"
     server.admin_sql(

@@ -5,6 +5,7 @@ Runs in every contender's environment, and so needs nothing but Python.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -124,7 +125,7 @@ def sphere(point: Sequence[float]) -> float:
 
 def rosenbrock(point: Sequence[float]) -> float:
     """A narrow curved valley; best 0."""
-    pairs = zip(point, point[1:], strict=False)
+    pairs = itertools.pairwise(point)
     return sum(100 * (y - x * x) ** 2 + (1 - x) ** 2 for x, y in pairs)
 
 
