@@ -14,11 +14,17 @@ from optuna_spark.storage import close_storage, open_storage
 
 
 class TestStorage(StorageTestCase):  # type: ignore[misc]
-    @pytest.fixture(params=["mysql_url", "mariadb_url", "sqlite_url"])
-    def storage(self, request: pytest.FixtureRequest) -> Iterator[BaseStorage]:
-        address = find_address(request.getfixturevalue(request.param))
+    @pytest.fixture(params=["mysql_url", "mariadb_url", "sqlite_url", "tables unknown"])
+    def storage(
+        self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[BaseStorage]:
+        name = request.param
+        if name == "tables unknown":
+            monkeypatch.setattr("optuna_spark.lean_storage.knows_schema", lambda: False)
+            name = "sqlite_url"
+        address = find_address(request.getfixturevalue(name))
         storage = open_storage(address, create_schema=True)
-        if request.param != "sqlite_url":
+        if name != "sqlite_url":
             # Optuna's tables keep whole seconds there, and its suite compares microseconds.
             with storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
                 for name in ("datetime_start", "datetime_complete"):
