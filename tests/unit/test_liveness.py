@@ -103,6 +103,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "PULSE_SECONDS", 0.01)
 
 
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Ours alone: what Optuna logs depends on the verbosity that other tests set."""
+    return [r.getMessage() for r in caplog.records if r.name == liveness.__name__]
+
+
 def beats(study: optuna.Study) -> Callable[[], dict[str, Any]]:
     return lambda: study._storage.get_study_system_attrs(study._study_id)[f"{PULSE}r"]
 
@@ -138,7 +143,7 @@ def test_a_beat_that_fails_is_not_the_last(
     monkeypatch.setattr(study._storage, "set_study_system_attr", write)
     with Pulse(study._storage, study._study_id, "r"):
         eventually(lambda: not failing and len(written) > 5)
-    assert caplog.messages[1:] == ["A sign of life could not be written: away"] * 3
+    assert warnings_of(caplog) == ["A sign of life could not be written: away"] * 3
 
 
 def test_the_first_error_is_the_one_that_is_raised(
@@ -156,4 +161,4 @@ def test_the_first_error_is_the_one_that_is_raised(
 
     with pytest.raises(ValueError, match="first"):
         run()
-    assert caplog.messages[1:] == ["The end of the run could not be written: away"]
+    assert warnings_of(caplog) == ["The end of the run could not be written: away"]
