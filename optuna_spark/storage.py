@@ -34,6 +34,7 @@ DRIVER_CONNECTIONS = 8  # that are left beside the task slots
 _ANSWER_SECONDS = 60  # for a statement: more than a lock wait, which the server ends after 50
 _LOCK_SECONDS = 5  # that SQLite waits for a lock by itself
 _FRESH_SECONDS = 0.05  # that an executor's list of trials is new enough for its sampler
+_HELD_SECONDS = 0.5  # that an executor holds a system attribute for its trial's next write
 _NO_ANSWER = (2002, 2003)
 _MADE_TWICE = (1050, 1061, 1062)  # another process makes the same tables at the same moment
 _warned: set[str] = set()  # storages that the user was told of
@@ -273,7 +274,7 @@ def _rdb_storage(
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     storage = PatientStorage(address, text, options, grace=grace, skip=not create_schema)
     if not create_schema:
-        storage.fresh_seconds = _FRESH_SECONDS
+        storage.fresh_seconds, storage.held.seconds = _FRESH_SECONDS, _HELD_SECONDS
     if name == "sqlite":
         # SQLite ignores FOR UPDATE, with which Optuna lets one claimer alone have a trial: there,
         # a transaction must have the file to itself from its first statement on.

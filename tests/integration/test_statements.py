@@ -50,9 +50,9 @@ def counters(server: DatabaseServer) -> dict[str, int]:
     ("sampler", "parameters", "reports", "statements", "commits"),
     [
         pytest.param(optuna.samplers.TPESampler(), 0, 0, 16, 3, id="no parameter"),
-        pytest.param(optuna.samplers.TPESampler(), 2, 0, 24, 6, id="two parameters"),
-        pytest.param(optuna.samplers.TPESampler(), 20, 0, 60, 24, id="twenty parameters"),
-        pytest.param(optuna.samplers.TPESampler(), 2, 5, 44, 11, id="five reports"),
+        pytest.param(optuna.samplers.TPESampler(), 2, 0, 23, 5, id="two parameters"),
+        pytest.param(optuna.samplers.TPESampler(), 20, 0, 59, 23, id="twenty parameters"),
+        pytest.param(optuna.samplers.TPESampler(), 2, 5, 43, 10, id="five reports"),
         pytest.param(optuna.samplers.RandomSampler(), 2, 0, 20, 5, id="random"),
     ],
 )
