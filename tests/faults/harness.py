@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,8 @@ class Row:
         self.drivers: list[Driver | WarmStudy] = []
         self._warm = warm
         self._complete: dict[int, Result] = {}
-        (self.folder / "marks").mkdir()
+        for name in ("marks", "held"):
+            (self.folder / name).mkdir()
         self.settle()
 
     def settle(self, *, seconds: float = 0.25, **faults: Any) -> None:
@@ -271,6 +272,22 @@ class Row:
     def a_running(self) -> Mark:
         """Where one of the trials that are RUNNING runs, once there is one."""
         return eventually(self.running)[-1]
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Mark]:
+        """Let no trial end, and say where one of those runs whose end is held up."""
+        hold = self.folder / "hold"
+        hold.touch()
+        try:
+            yield eventually(self._held, 60)
+        finally:
+            hold.unlink()
+            for path in (self.folder / "held").iterdir():
+                path.unlink()
+
+    def _held(self) -> Mark | None:
+        held = {int(path.name) for path in (self.folder / "held").iterdir()}
+        return next((mark for mark in reversed(self.running()) if mark.trial in held), None)
 
     def marks(self, trial: int) -> list[Mark]:
         """The attempts at a trial, as far as its objective began."""
