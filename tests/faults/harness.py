@@ -36,7 +36,7 @@ ROW = "row"  # a file in that folder, which names the row's own: a warm driver h
 OBJECTIVE = Path(__file__).with_name("objective.py")
 # A row's JVMs live for seconds, in which the second compiler costs more than it gains.
 QUICK_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
-_PATIENCE = 150.0  # seconds; what the package may need after a fault, its grace included
+PATIENCE = 150.0  # seconds; what the package may need after a fault, its grace included
 
 Result = tuple[tuple[float, ...], dict[str, Any]]
 
@@ -98,7 +98,7 @@ class Driver:
         """Whether it has ended."""
         return self._process.poll() is not None
 
-    def wait(self, seconds: float = _PATIENCE) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for its end, and return its exit code."""
         try:
             return self._process.wait(seconds)
@@ -231,7 +231,7 @@ class Row:
         rows = self._rows("SELECT state, COUNT(*) FROM {}.trials GROUP BY state")
         return Counter({str(state): int(count) for state, count in rows})
 
-    def when_complete(self, number: int, seconds: float = 60.0) -> None:
+    def when_complete(self, number: int, seconds: float = PATIENCE) -> None:
         """Wait until so many trials are COMPLETE, and keep what they are for the verdict."""
 
         def enough() -> bool:
@@ -279,7 +279,7 @@ class Row:
         hold = self.folder / "hold"
         hold.touch()
         try:
-            yield eventually(self._held, 60)
+            yield eventually(self._held, PATIENCE)
         finally:
             hold.unlink()
             for path in (self.folder / "held").iterdir():

@@ -12,7 +12,7 @@ import pytest
 
 from optuna_spark.trial_task import FAILURE
 from tests.cluster import parent_of
-from tests.faults.harness import LONG, TRIALS, Row, after, is_gone, kill
+from tests.faults.harness import LONG, PATIENCE, TRIALS, Row, after, is_gone, kill
 from tests.fixtures_spark import eventually
 
 AGAIN = (5, 15, 25)  # trials that are COMPLETE when a fault strikes, and strikes again
@@ -104,7 +104,7 @@ def test_a_disk_is_full(row: Row) -> None:
         wrapper=[*own_mounts, "sh", "-c", f'{mount}; {fill}; exec "$@"', str(disk)],
     )
     row.start(slots=3)  # one on each Worker
-    eventually(lambda: worker in map(parent_of, row.cluster.executor_pids()), 60)
+    eventually(lambda: worker in map(parent_of, row.cluster.executor_pids()), PATIENCE)
     row.judge()
 
 
