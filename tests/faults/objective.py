@@ -57,6 +57,8 @@ def line_of_processes() -> list[int]:
     """This process, its parent and so on: the last three are Python worker, daemon, executor."""
     pids = [os.getpid()]
     while b"CoarseGrainedExecutorBackend" not in Path(f"/proc/{pids[-1]}/cmdline").read_bytes():
+        if pids[-1] == 1:
+            time.sleep(600)  # the executor was killed, and this process is about to follow
         status = Path(f"/proc/{pids[-1]}/stat").read_text().rpartition(")")[2].split()
         pids.append(int(status[1]))
     return pids
