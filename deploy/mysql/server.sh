@@ -6,19 +6,25 @@ find_programs() {
   client=$(command -v mariadb || command -v mysql || true)
   # mysqld may be of either kind; mariadbd is MariaDB's own name for it.
   program=$(command -v mysqld || command -v mariadbd || true)
+  tls=(--ssl)
+  [ -z "$client" ] || "$client" --version | grep -q MariaDB || tls=(--ssl-mode=REQUIRED)
 }
 
 is_mariadb() { "$program" --version | grep -q MariaDB; }
 
+# The kind that the distribution itself maintains. Ubuntu's AppArmor keeps MySQL to /var/lib/mysql,
+# so that a private server is MariaDB there too.
 install_server() {
+  local title=MariaDB kind=mariadb
   [ -z "$program" ] || [ -z "$client" ] || return 0
   command -v apt-get >/dev/null || die "no server is here: install mariadb-server or mysql-server"
-  say "Installing MariaDB ..."
-  apt-get -qq update >/dev/null
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -y install mariadb-server mariadb-client openssl \
-    >/dev/null || die "apt-get could not install mariadb-server: its message is above"
+  [ -n "$datadir" ] || ! grep -qx 'ID=ubuntu' /etc/os-release || title=MySQL kind=mysql
+  say "Installing $title ..."
+  apt-get -qq update >/dev/null || true # one source may be away; the next command needs its own
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -y install $kind-server $kind-client openssl \
+    >/dev/null || die "apt-get could not install $kind-server: its message is above"
   find_programs
-  changed "Installed MariaDB."
+  changed "Installed $title."
 }
 
 make_datadir() {
@@ -100,20 +106,21 @@ start_process() {
   return 1
 }
 
-service_runs() {
-  local unit
-  unit=$(service)
-  [ -n "$unit" ] && systemctl is-active --quiet "$unit"
+# Whether systemd runs the server, or a call of this script has started it.
+can_restart() {
+  unit_to_restart=$(service)
+  if [ -n "$unit_to_restart" ] && ! systemctl is-active --quiet "$unit_to_restart"; then
+    unit_to_restart=''
+  fi
+  [ -n "$unit_to_restart" ] || [ "$(query 'SELECT @@pid_file')" = "$pid_file" ]
 }
 
-# Whether systemd runs the server, or a call of this script has started it.
-can_restart() { service_runs || [ "$(query 'SELECT @@pid_file')" = "$pid_file" ]; }
-
+# After can_restart. Sets $problem where it fails.
 restart_server() {
   local pid
-  if service_runs; then
-    problem="journalctl --unit $(service) has its messages"
-    systemctl restart "$(service)"
+  if [ -n "$unit_to_restart" ]; then
+    problem="see journalctl --unit $unit_to_restart"
+    systemctl restart "$unit_to_restart"
     return
   fi
   if [ -e "$pid_file" ]; then

@@ -29,7 +29,8 @@ report_setting() {
   local kept now
   kept=$(in_file "$1")
   now=$(in_force "$1")
-  [ -n "$now" ] && ! at_least "$now" "$2" || return 0
+  if [ -z "$now" ] || at_least "$now" "$2"; then return; fi
+  [[ $2 != *M ]] || now=$(numfmt --to=iec "$now")
   if [ -n "$kept" ] && at_least "$kept" "$2"; then
     say "Note: $1 is $now although $settings says $kept: restart the server, or correct the file that says otherwise."
   else

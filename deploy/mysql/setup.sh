@@ -24,8 +24,9 @@ rights that Optuna needs, its password in an option file. Run again, it changes 
   --slots N                  task slots of the cluster, for which the server is sized
                              (default: 64)
 
-On this machine (as root): installs MariaDB if no server is here, starts it, and writes a file
-of settings: sizes, and for a --host elsewhere a certificate and the address to listen on.
+On this machine (as root): installs MySQL (Ubuntu) or MariaDB (Debian) if no server is here,
+starts it, and writes a file of settings: sizes, and for a --host elsewhere a certificate and the
+address to listen on.
   --bind-address ADDRESS     listen on this address alone (default: all of them, with a --host
                              elsewhere, if it is this machine's own)
   --port PORT                the port of a server that has to be started (default: its own)
@@ -257,8 +258,6 @@ check_login() {
 PATH=$PATH:/usr/sbin:/usr/local/sbin
 running='' settings='' first_start=()
 find_programs
-tls=(--ssl)
-[ -z "$client" ] || "$client" --version | grep -q MariaDB || tls=(--ssl-mode=REQUIRED)
 if [ -n "$admin_file" ]; then use_running_server; else use_local_server; fi
 prepare_database
 prepare_option_file

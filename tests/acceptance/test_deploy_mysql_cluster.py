@@ -10,6 +10,7 @@ import pwd
 import re
 import shlex
 import shutil
+import socket
 import ssl
 import stat
 import subprocess
@@ -32,6 +33,7 @@ from tests.deployments import (
     run_setup,
     stop_private_server,
 )
+from tests.fixtures_spark import eventually
 from tests.servers import Installation, find_server
 
 SLOTS = 40
@@ -242,6 +244,33 @@ def test_a_lost_certificate_is_made_anew(deployment: Deployment, address: str) -
         password=deployment.password,
         ssl=verifying(deployment),
     ).close()
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def test_a_server_that_something_else_started_is_not_restarted(deployment: Deployment) -> None:
+    data, settings = data_of(deployment), settings_of(deployment)
+    stop_private_server(data)
+    program = data.parent / "bin" / "mysqld"
+    files = {"datadir": data, "socket": data / "mysqld.sock", "pid-file": data / "other.pid"}
+    options = [f"--{name}={path}" for name, path in files.items()]
+    command = [program, f"--defaults-file={settings}", "--user=mysql", "--loose-mysqlx=OFF"]
+    with (data.parent / "other.log").open("wb") as log:
+        process = subprocess.Popen([*command, *options], stdout=log, stderr=log)
+    try:
+        eventually(lambda: listens(data / "mysqld.sock"))
+        said = "\n".join(changes(deployment.run(*REMOTE, "--slots", "900")))
+        assert "Note: restart the server, which something else has started" in said
+        assert f"although {settings} says 928" in said
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+    assert "Started the server" in deployment.run(*REMOTE)
+    assert int(ask(deployment, "max_connect_errors")) == 900
 
 
 def test_the_launcher_runs_with_what_the_script_printed(
