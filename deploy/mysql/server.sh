@@ -125,7 +125,7 @@ restart_server() {
   fi
   if [ -e "$pid_file" ]; then
     pid=$(<"$pid_file")
-    kill "$pid"
+    kill "$pid" 2>/dev/null || true
     # Nobody may wait for it, and then its number stays; a program it has no longer.
     for _ in $(seq 1500); do
       readlink "/proc/$pid/exe" >/dev/null || break

@@ -116,8 +116,10 @@ if [ -z "$option_file" ]; then
   option_file=${XDG_CONFIG_HOME:-$home/.config}/optuna-spark/mysql.cnf
 fi
 option_file=$(realpath -m -- "$option_file")
-[[ $option_file =~ ^[A-Za-z0-9._/@+-]+$ ]] ||
-  wrong_use "--option-file: use a path without spaces, not $option_file"
+[ -z "$datadir" ] || datadir=$(realpath -m -- "$datadir")
+for path in "$option_file" "${datadir:-/}"; do
+  [[ $path =~ ^[A-Za-z0-9._/@+-]+$ ]] || wrong_use "use a path without spaces, not $path"
+done
 
 # ---- The server ----------------------------------------------------------------------------------
 
