@@ -39,8 +39,7 @@ def kill_a_worker(row: Row, mark: Mark) -> None:
 )
 def test_what_runs_a_trial_is_killed(row: Row, strike: Callable[[Row, Mark], None]) -> None:
     row.optimize()
-    # A new standalone worker takes as long to start as many trials.
-    for complete in AGAIN[:2] if strike is kill_a_worker else AGAIN:
+    for complete in AGAIN:
         row.when_complete(complete)
         with row.holding() as mark:
             strike(row, mark)
