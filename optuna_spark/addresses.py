@@ -97,7 +97,8 @@ def installed_driver(url: URL) -> URL:
 def _address_of_url(text: str, options: tuple[tuple[str, object], ...] = ()) -> StorageAddress:
     try:
         url = make_url(text)
-        if "@" in (url.host or ""):  # the rest of a password, which no message may show
+        behind = (url.host, "" if url.get_backend_name() == "sqlite" else url.database)
+        if "@" in str(behind):  # the end of a password, which no message may show
             raise ValueError
     except (sqlalchemy.exc.ArgumentError, ValueError):
         # The text may hold a password: it is not repeated.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -59,6 +61,29 @@ def quiet_screen(*, verbose: bool = False) -> Iterator[None]:
         logger.removeHandler(handler)
         if log is not None and not (keep and log.stat().st_size):
             log.unlink()
+
+
+def hide_argument(text: str) -> None:
+    """Blank an argument of this process in the system's list of processes.
+
+    Everybody on the host can read that list. MySQL's own client does the same with a password.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux alone has it
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        begin, end = int(fields[45]), int(fields[46])  # where the kernel reads the arguments
+        memory = (ctypes.c_char * (end - begin)).from_address(begin)
+        hidden = os.fsencode(text)
+        memory.raw = memory.raw.replace(hidden, b"*" * len(hidden))
+
+
+def without_password(text: str) -> str:
+    """A message in which the password of any URL is masked.
+
+    Example:
+        >>> without_password("unrecognized arguments: mysql://me:s3cret@host/db")
+        'unrecognized arguments: mysql://me:***@host/db'
+    """
+    return re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
 
 
 def _show_message(message: Warning | str, *_: Any, **__: Any) -> None:

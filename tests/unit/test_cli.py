@@ -307,6 +307,27 @@ def test_arguments_of_sampler_and_pruner(study: FakeStudy) -> None:
     assert study.made_with["pruner"]._n_startup_trials == 9
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["optimize", "tune.py:objective", "--stroage", "mysql://u:s3cret@h/d"],
+        ["optimize", "mysql://u:s3@cret@h/d:objective"],
+        ["check", "mysql://u:s3cret@h/d"],
+    ],
+)
+def test_a_password_in_a_wrong_place_is_not_repeated(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = cli.main([*arguments, *(["--n-trials=1"] if arguments[0] == "optimize" else [])])
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    shown = capsys.readouterr().err
+    assert code == cli.WRONG_USE
+    assert "cret" not in shown
+    assert "mysql://u:***@h/d" in shown
+
+
 def test_several_objectives(study: FakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     study.directions = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
     assert run("--direction", "minimize", "maximize") == 0
