@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from optuna_spark.exceptions import (
     UsageError,
 )
 from optuna_spark.objectives import load_objective
-from optuna_spark.screen import hide_argument, quiet_screen, without_password
+from optuna_spark.screen import hide_argument, quiet_screen, table, without_password
 from optuna_spark.settings import DEFAULT_STORAGE, STORAGE_VARIABLE, Limits
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -154,12 +155,16 @@ def _check(options: argparse.Namespace) -> int:
         lines = [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
         print(json.dumps(lines, indent=2))
     else:
-        wide = [max(len(getattr(each, name)) for each in findings) for name in ("where", "what")]
-        for each in findings:
-            verdict = "" if each.verdict is preflight.Verdict.OK else f"{each.verdict.value}: "
-            print(f"{each.where:{wide[0]}}  {each.what:{wide[1]}}  {verdict}{each.text}")
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(table([_row(finding) for finding in findings], width))
     failed = any(finding.verdict is preflight.Verdict.FAILED for finding in findings)
     return FAILED if failed else DONE
+
+
+def _row(finding: preflight.Finding) -> tuple[str, ...]:
+    well = finding.verdict is preflight.Verdict.OK
+    verdict = "" if well else f"{finding.verdict.value}: "
+    return finding.where, finding.what, verdict + finding.text
 
 
 def _add_pack(commands: Any) -> None:

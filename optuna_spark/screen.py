@@ -9,8 +9,9 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tqdm.auto import tqdm
 
 from optuna_spark import session
 from optuna_spark.exceptions import SparkError
+
+_NARROW = 8  # characters, which the last column of a table has at least
 
 
 @contextlib.contextmanager
@@ -61,6 +64,33 @@ def quiet_screen(*, verbose: bool = False) -> Iterator[None]:
         logger.removeHandler(handler)
         if log is not None and not (keep and log.stat().st_size):
             log.unlink()
+
+
+def table(rows: Sequence[tuple[str, ...]], width: int | None = None) -> str:
+    """Lines with aligned columns, of which the last is folded.
+
+    Args:
+        rows: All of the same length.
+        width: Characters of a line; None for no limit, as in a file.
+
+    Example:
+        >>> print(table([("storage", "TLS", "off: set it up"), ("driver", "Java", "17")], 24))
+        storage  TLS   off: set
+                       it up
+        driver   Java  17
+    """
+    wide = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    lines = []
+    for row in rows:
+        begin = "".join(f"{cell:{size}}  " for cell, size in zip(row, wide, strict=False))
+        room = None if width is None else max(width - len(begin), _NARROW)
+        folded = (
+            [row[-1]]
+            if room is None
+            else textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
+        )
+        lines.append(begin + f"\n{' ' * len(begin)}".join(folded))
+    return "\n".join(lines)
 
 
 def hide_argument(text: str) -> None:
