@@ -34,6 +34,7 @@ from optuna_spark.exceptions import (
     StudyNotFound,
     UsageError,
 )
+from optuna_spark.screen import table
 from optuna_spark.settings import STORAGE_VARIABLE
 
 SCRIPT = """
@@ -590,3 +591,15 @@ def test_the_exit_code_reaches_the_shell() -> None:
 
     assert shell(["--version"]) == 0
     assert shell(["optimize", "none.py:objective", "--n-trials=1"]) == 2
+
+
+# The screen
+
+
+def test_a_table_is_folded_in_its_last_column() -> None:
+    rows = [("storage", "TLS", "off: set it up"), ("driver", "Java", "17")]
+    whole = ["storage  TLS   off: set it up", "driver   Java  17"]
+    assert table(rows).split("\n") == whole
+    folded = ["storage  TLS   off: set", "               it up", "driver   Java  17"]
+    assert table(rows, 24).split("\n") == folded
+    assert table(rows, 1).split("\n")[0] == "storage  TLS   off: set"  # never narrower than words
