@@ -15,18 +15,18 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 # Private, as is what this module overrides below; Optuna 4.9 and 5.0 have all of it.
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection, Table, func, literal, select
+from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import mysql, sqlite
 
+from optuna_spark.held_attributes import HeldAttributes
+from optuna_spark.storage_errors import optuna_errors
 from optuna_spark.trial_rows import (
     INTERMEDIATES,
     NEWER_OR_THESE,
@@ -36,11 +36,14 @@ from optuna_spark.trial_rows import (
     STUDIES,
     SYSTEM_ATTRS,
     TRIALS,
+    UNFINISHED,
     USER_ATTRS,
     VALUES,
+    copy_of,
     distribution_of,
     distribution_text,
     knows_schema,
+    of_unfinished,
     stored_time,
     trials_of,
 )
@@ -49,7 +52,6 @@ READS = "optuna_spark_reads"  # execution option: the transaction writes nothing
 
 _DIALECTS = ("mysql", "mariadb", "sqlite")
 _MOST_NAMED = 10_000  # trials in one query; SQLite takes 32,766 values
-_UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
 
 class LeanStorage(RDBStorage):
@@ -64,9 +66,19 @@ class LeanStorage(RDBStorage):
         # Seconds for which a list of trials, in which this process has changed nothing, is new
         # enough: samplers ask for it several times in a row.
         self.fresh_seconds = 0.0
+        self.held = HeldAttributes(self._write_held)  # of that trial; a list writes them first
         self._read_at: dict[int, float] = {}  # by study
         self._creating_from: int | None = None  # the first number that a creation has tried
         self._lean = knows_schema() and self.engine.dialect.name in _DIALECTS
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        del state["held"]  # it has a lock
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.held = HeldAttributes(self._write_held)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As in Optuna.
@@ -77,7 +89,7 @@ class LeanStorage(RDBStorage):
         if not self._lean:
             return super().get_trial(trial_id)
         if (claimed := self._mine(trial_id)) is not None:
-            return _copy_of(claimed)
+            return copy_of(claimed)
         with self._reading() as connection:
             found = trials_of(connection.execute(ONE_TRIAL, {"trial_id": trial_id}))
         if not found:
@@ -95,6 +107,8 @@ class LeanStorage(RDBStorage):
         these = [trial_id for trial_id in included_trial_ids if trial_id <= newer]
         if not self._lean or states is not None or len(these) > _MOST_NAMED:
             return super()._get_trials(study_id, states, included_trial_ids, newer)
+        if self.held:
+            self._write_held()
         now = time.monotonic()
         if now < self._read_at.get(study_id, -math.inf) + self.fresh_seconds:
             return []
@@ -177,6 +191,7 @@ class LeanStorage(RDBStorage):
             KeyError: there is no such trial.
         """
         self._claimed = None
+        self.held.drop()
         if not self._lean:
             claimed = super().set_trial_state_values(trial_id, TrialState.RUNNING)
             for key, value in attributes.items() if claimed else ():
@@ -206,7 +221,7 @@ class LeanStorage(RDBStorage):
             return super().set_trial_state_values(trial_id, state, values)
         now = datetime.now()
         with self._writing() as connection:
-            unfinished = TRIALS.c.trial_id == trial_id, TRIALS.c.state.in_(_UNFINISHED)
+            unfinished = TRIALS.c.trial_id == trial_id, TRIALS.c.state.in_(UNFINISHED)
             end = TRIALS.update().values(state=state, datetime_complete=stored_time(now))
             if connection.execute(end.where(*unfinished)).rowcount == 0:
                 self._check_unfinished(connection, trial_id)
@@ -253,7 +268,7 @@ class LeanStorage(RDBStorage):
                 "param_value": param_value_internal,
                 "distribution_json": distribution_text(distribution),
             }
-            insert = _of_unfinished(PARAMS.insert(), PARAMS, trial_id, row)
+            insert = of_unfinished(PARAMS.insert(), PARAMS, trial_id, row)
             if connection.execute(insert).rowcount == 0:
                 self._check_unfinished(connection, trial_id)
         if (claimed := self._mine(trial_id)) is not None:
@@ -276,9 +291,15 @@ class LeanStorage(RDBStorage):
             super().set_trial_system_attr(trial_id, key, value)
             return
         text = json.dumps(value)
-        self._store_alone(SYSTEM_ATTRS, trial_id, {"key": key}, {"value_json": text})
-        if (claimed := self._mine(trial_id)) is not None:
+        claimed = self._mine(trial_id)
+        if claimed is None or not self.held.take(trial_id, key, text):
+            self._store_alone(SYSTEM_ATTRS, trial_id, {"key": key}, {"value_json": text})
+        if claimed is not None:
             claimed.system_attrs[key] = json.loads(text)
+
+    def _write_held(self) -> None:
+        with self._writing():
+            pass  # which is what writes them
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
@@ -328,7 +349,7 @@ class LeanStorage(RDBStorage):
         row = {**place, **content}
         if not unfinished:
             connection.execute(insert.values(trial_id=trial_id, **row))
-        elif connection.execute(_of_unfinished(insert, table, trial_id, row)).rowcount == 0:
+        elif connection.execute(of_unfinished(insert, table, trial_id, row)).rowcount == 0:
             self._check_unfinished(connection, trial_id)
 
     def _check_unfinished(self, connection: Connection, trial_id: int) -> None:
@@ -341,32 +362,21 @@ class LeanStorage(RDBStorage):
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _optuna_errors(), self.engine.connect() as connection:
+        with optuna_errors(), self.engine.connect() as connection:
             yield connection.execution_options(**{READS: True})
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
         self._read_at.clear()
-        with _optuna_errors(), self.engine.begin() as connection:
+        with (
+            self.held.handed_out() as held,
+            optuna_errors(),
+            self.engine.begin() as connection,
+        ):
+            for trial_id, key, text in held:
+                row: Any = {"key": key}, {"value_json": text}
+                self._store(connection, SYSTEM_ATTRS, trial_id, *row, unfinished=True)
             yield connection
-
-
-@contextlib.contextmanager
-def _optuna_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlalchemy.exc.IntegrityError:
-        raise
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise StorageInternalError(f"The database refused a statement: {error}") from error
-
-
-def _of_unfinished(insert: Any, table: Table, trial_id: int, row: Mapping[str, Any]) -> Any:
-    """Insert a row of a trial if the trial is not finished."""
-    unfinished = TRIALS.c.trial_id == trial_id, TRIALS.c.state.in_(_UNFINISHED)
-    values = [literal(value, table.c[name].type) for name, value in row.items()]
-    source = select(TRIALS.c.trial_id, *values).where(*unfinished)
-    return insert.from_select(["trial_id", *row], source, include_defaults=False)
 
 
 def _stored_distribution(
@@ -380,21 +390,3 @@ def _stored_distribution(
     asked = asked.where(TRIALS.c.study_id == study, PARAMS.c.param_name == name).limit(1)
     text = connection.execute(asked).scalar_one_or_none()
     return None if text is None else distribution_of(text)
-
-
-def _copy_of(trial: FrozenTrial) -> FrozenTrial:
-    """A trial whose holder may add to it."""
-    return FrozenTrial(
-        number=trial.number,
-        state=trial.state,
-        value=None,
-        values=trial.values,
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_complete,
-        params=dict(trial.params),
-        distributions=dict(trial.distributions),
-        user_attrs=dict(trial.user_attrs),
-        system_attrs=dict(trial.system_attrs),
-        intermediate_values=dict(trial.intermediate_values),
-        trial_id=trial._trial_id,
-    )

@@ -299,6 +299,7 @@ class PatientStorage(LeanStorage):
     set_trial_user_attr = _patient(LeanStorage.set_trial_user_attr)
     set_trial_system_attr = _patient(LeanStorage.set_trial_system_attr)
     set_trial_intermediate_value = _patient(LeanStorage.set_trial_intermediate_value)
+    _write_held = _patient(LeanStorage._write_held)
     record_heartbeat = _patient(LeanStorage.record_heartbeat)
     _get_stale_trial_ids = _patient(LeanStorage._get_stale_trial_ids)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -33,6 +34,7 @@ _logger = logging.getLogger(__name__)
 _STEAL_AFTER = 2 * budget.GRANT_SECONDS  # then idle slots take over what a grant has not begun
 _FRUITLESS = 4  # jobs lost in a row with no trial begun, after which the run gives up
 _REST_SECONDS = 1.0  # before the next job then, where trials run elsewhere
+_COUNT_SECONDS = 1.0  # between two looks at how many task slots there are
 _SWEEP_SECONDS = 30.0  # for cancelled tasks to end
 _LAST_PATIENCE = 5.0  # seconds for a database that is away when the run is over anyway
 
@@ -91,11 +93,12 @@ class Runner:
         self._deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
         self._units: dict[int, _Unit] = {}
         self._jobs: dict[Future[Any], _Job] = {}
+        self._ahead: deque[int] = deque()  # trials created, and in no job yet
         self._again: deque[int] = deque()  # trials to hand out once more
         self._durations: deque[float] = deque(maxlen=32)
         self._grants = self._fruitless = 0
         self._rest_until = 0.0
-        self._slots = 0
+        self._slots, self._slots_counted = 0, -math.inf
         self._stop_reason: str | None = None
         self._ledger = Ledger(storage, study_id, run_id, limits)
         self._ledger.refresh(self._units)
@@ -156,8 +159,8 @@ class Runner:
         """Start jobs until enough are in flight or the budget is used up."""
         if time.monotonic() < self._rest_until:
             return
-        if self._limits.n_jobs == -1:
-            self._slots = self._backend.slots()
+        if self._limits.n_jobs == -1 and time.monotonic() > self._slots_counted + _COUNT_SECONDS:
+            self._slots, self._slots_counted = self._backend.slots(), time.monotonic()
         wanted = budget.jobs_wanted(self._limits.n_jobs, self._slots, grows=self._grows)
         while len(self._jobs) < wanted:
             trial_ids = self._next_trials(wanted)
@@ -168,15 +171,33 @@ class Runner:
     def _next_trials(self, wanted: int) -> list[int]:
         if self._again:
             return [self._again.popleft()]
-        self._ledger.refresh(self._units)
+        size = self._grant_size(wanted)
+        if self._must_ask(size):
+            self._ledger.refresh(self._units)
+            size = self._grant_size(wanted)
+            jobs = wanted - len(self._jobs)
+            count = budget.to_create(self._left(), size, jobs, wanted, alone=self._alone)
+            taken = self._ledger.take(max(0, count - len(self._ahead)))
+            self._units.update((trial_id, _Unit()) for trial_id in taken)
+            self._ahead.extend(taken)
+        granted = [self._ahead.popleft() for _ in range(min(size, len(self._ahead)))]
+        return granted or self._unbegun_trials()
+
+    def _must_ask(self, size: int) -> bool:
+        """Whether what this process knows of the study is too little to go on with."""
+        if size > len(self._ahead):
+            return True
+        # Other drivers may lose trials that they have in hand.
+        return size == 0 and self._ledger.is_short() and self._ledger.is_old()
+
+    def _left(self) -> int | None:
+        """Trials that are in no job yet, None for no limit."""
         left = self._ledger.left(self.tally.finished, len(self._units))
+        return None if left is None else left + len(self._ahead)
+
+    def _grant_size(self, wanted: int) -> int:
         seconds = budget.mean(self._durations)
-        size = budget.grant_size(left, wanted, seconds, alone=self._alone)
-        if size == 0:
-            return self._unbegun_trials()
-        taken = self._ledger.take(size)
-        self._units.update((trial_id, _Unit()) for trial_id in taken)
-        return taken
+        return budget.grant_size(self._left(), wanted, seconds, alone=self._alone)
 
     def _unbegun_trials(self) -> list[int]:
         """What a job with a slow trial has not come to: whoever claims it first runs it."""

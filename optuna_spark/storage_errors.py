@@ -220,3 +220,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = getattr(seen, "orig", None) or seen.__cause__
+
+
+@contextlib.contextmanager
+def optuna_errors() -> Iterator[None]:
+    """Give errors of SQLAlchemy the type that Optuna gives them."""
+    try:
+        yield
+    except sqlalchemy.exc.IntegrityError:
+        raise
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise optuna.exceptions.StorageInternalError(
+            f"The database refused a statement: {error}"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,7 +18,7 @@ from optuna.distributions import (
 # Private; `knows_schema` says whether it is as expected here. Optuna 4.9 and 5.0 are.
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Table, bindparam, null, select, type_coerce
+from sqlalchemy import ColumnElement, Table, bindparam, literal, null, select, type_coerce
 
 STUDIES: Table = models.StudyModel.__table__
 TRIALS: Table = models.TrialModel.__table__
@@ -27,6 +27,8 @@ VALUES: Table = models.TrialValueModel.__table__
 USER_ATTRS: Table = models.TrialUserAttributeModel.__table__
 SYSTEM_ATTRS: Table = models.TrialSystemAttributeModel.__table__
 INTERMEDIATES: Table = models.TrialIntermediateValueModel.__table__
+
+UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
 _COLUMNS = {
     TRIALS: "trial_id number study_id state datetime_start datetime_complete",
@@ -154,6 +156,32 @@ def trials_of(rows: Iterable[Any]) -> list[FrozenTrial]:
     for trial_id, of_trial in values.items():
         trials[trial_id].values = of_trial
     return [trials[trial_id] for trial_id in sorted(trials)]
+
+
+def copy_of(trial: FrozenTrial) -> FrozenTrial:
+    """A trial whose holder may add to it."""
+    return FrozenTrial(
+        number=trial.number,
+        state=trial.state,
+        value=None,
+        values=trial.values,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        params=dict(trial.params),
+        distributions=dict(trial.distributions),
+        user_attrs=dict(trial.user_attrs),
+        system_attrs=dict(trial.system_attrs),
+        intermediate_values=dict(trial.intermediate_values),
+        trial_id=trial._trial_id,
+    )
+
+
+def of_unfinished(insert: Any, table: Table, trial_id: int, row: Mapping[str, Any]) -> Any:
+    """Insert a row of a trial if the trial is not finished."""
+    unfinished = TRIALS.c.trial_id == trial_id, TRIALS.c.state.in_(UNFINISHED)
+    values = [literal(value, table.c[name].type) for name, value in row.items()]
+    source = select(TRIALS.c.trial_id, *values).where(*unfinished)
+    return insert.from_select(["trial_id", *row], source, include_defaults=False)
 
 
 @functools.lru_cache(maxsize=4096)
