@@ -35,7 +35,7 @@ class Secret:
         core: So many characters at its end.
     """
 
-    def __init__(self, text: str, core: int = 8) -> None:
+    def __init__(self, text: str, core: int = 16) -> None:
         self.text = text
         tail = text[-core:]
         assert tail.isascii()

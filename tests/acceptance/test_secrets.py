@@ -7,6 +7,7 @@ import html
 import importlib.util
 import json
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -37,7 +38,8 @@ from tests.leaks import (
 )
 from tests.servers import DatabaseServer
 
-PASSWORD = "p%40@/{}:#?'x9Zq\"Kv7TnLw3"
+# Another one each time, because the search sees what other tests on this machine run.
+PASSWORD = "p%40@/{}:#?'x9Zq\"" + secrets.token_hex(8)
 SECRET = Secret(PASSWORD)
 STUDY = "the study of secrets"
 # Trials that fail in ways whose traces hold what the storage is made of.
