@@ -10,7 +10,7 @@ import enum
 import math
 from collections.abc import Iterable
 
-GRANT_SECONDS = 1.0  # work that one job carries, where trials are shorter than that
+GRANT_SECONDS = 10.0  # work that one job carries, where trials are shorter than that
 MAX_GRANT = 64  # trials of one job
 _JOBS_AHEAD = 8  # jobs that wait for a task slot
 _TRIALS_AHEAD = 16  # trials that are created and in no job yet
