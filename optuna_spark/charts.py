@@ -9,6 +9,7 @@ style sheet gives their meaning by light and by dark.
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -101,8 +102,9 @@ def history(
     parts = [*_axes(x, y, height, x_title, y_title), *_marks(dots, x, y, bottom)]
     if best:
         points = [best[0]]
-        for before, point in zip(best, best[1:], strict=False):
-            points += [(point[0], before[1]), point]
+        for before, point in itertools.pairwise(best):
+            points.append((point[0], before[1]))
+            points += [point] if point[1] != before[1] else []
         parts.append(stretched([(path(points, x, y, bottom), "line best")], height))
         *_, record = best[:-1] or best
         place, top = 100 * x.at(record[0]), _down(y.at(record[1]), bottom)

@@ -1,4 +1,4 @@
-"""The sections of a report that draw what the trials found: values, parameters, learning curves."""
+"""The sections of a report that draw what trials found: values, parameters, learning curves."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ def front(outcomes: Outcomes) -> list[str]:
         told = f"trial {trial.number}: " + ", ".join(number_text(v, 6) for v in trial.values)
         dots.append(Dot(trial.values[0], trial.values[1], kind, told))
     scales = [_value_scale([trial.values[i] for trial in complete], None) for i in (0, 1)]
-    chart = charts.scatter(
-        dots, scales[0][0], scales[1][0], x_title=one.title, y_title=two.title
-    )
+    chart = charts.scatter(dots, scales[0][0], scales[1][0], x_title=one.title, y_title=two.title)
     caption = "Both values of each complete trial; no trial is better in one value than one of the"
     caption += f" Pareto front without being worse in the other.{scales[0][1] or scales[1][1]}"
     if len(dots) < len(complete):
@@ -139,9 +137,11 @@ def _slices(outcomes: Outcomes, objective: Objective, complete: Sequence[FrozenT
     for name in drawn:
         held = [trial for trial in complete if name in trial.params]
         most = max(most, len(held))
-        chart = _slice(name, outcomes.params[name], thinned(held, MAX_SLICE_DOTS), best, objective, y)
+        chart = _slice(
+            name, outcomes.params[name], thinned(held, MAX_SLICE_DOTS), best, objective, y
+        )
         panels.append(f'<div><h3>{escaped(name)}</h3><div class="chart">{chart}</div></div>')
-    caption = f"{objective.title.capitalize()} against each parameter, in complete trials"
+    caption = f"The {objective.name} of complete trials against each parameter"
     caption += "; the ring is the best trial." if best is not None else "."
     caption += note
     if most > MAX_SLICE_DOTS:
@@ -171,9 +171,7 @@ def _slice(
         return place + (0.6 * (trial.number * _SCATTER % 1 - 0.5) if categories else 0.0)
 
     points = [
-        (across(trial), value)
-        for trial in trials
-        if (value := objective.of(trial)) is not None
+        (across(trial), value) for trial in trials if (value := objective.of(trial)) is not None
     ]
     ring = None
     if best is not None and name in best.params:
@@ -202,7 +200,9 @@ def curves(outcomes: Outcomes) -> list[str]:
     drawn = [*others, best] if best is not None else others
     lines = []
     for trial in drawn:
-        points = [(float(step), value) for step, value in sorted(trial.intermediate_values.items())]
+        points = [
+            (float(step), value) for step, value in sorted(trial.intermediate_values.items())
+        ]
         kind = "best" if trial is best else trial.state.name.lower()
         lines.append((thinned(points, MAX_CURVE_POINTS), kind))
     values = [value for points, _ in lines for _, value in points if not math.isnan(value)]

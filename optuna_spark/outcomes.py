@@ -109,15 +109,15 @@ class Outcomes:
 
     def bars(self) -> list[Bar]:
         """The trials that began, in time; what runs still ends at the last that is known."""
+        begun = [trial for trial in self.trials if trial.datetime_start is not None]
         moments = [
             moment.timestamp()
-            for trial in self.trials
+            for trial in begun
             for moment in (trial.datetime_start, trial.datetime_complete)
             if moment is not None
         ]
-        return [
-            bar_of(trial, max(moments)) for trial in self.trials if trial.datetime_start is not None
-        ]
+        last = max(moments, default=0.0)
+        return [bar_of(trial, last) for trial in begun]
 
     def importances(self, objective: Objective) -> dict[str, float]:
         """Share of each parameter in what makes a trial good, the largest first.

@@ -1,4 +1,4 @@
-"""`optuna-spark report`: what a study found and how it ran, as one page that needs nothing else."""
+"""`optuna-spark report`: what a study found and how it ran, as one page of HTML."""
 
 from __future__ import annotations
 
@@ -185,7 +185,10 @@ def _best(outcomes: Outcomes) -> list[str]:
         [
             str(trial.number),
             *(number_text(value, 6) for value in trial.values),
-            *(figures.value_text(trial.params[name]) if name in trial.params else "" for name in names),
+            *(
+                figures.value_text(trial.params[name]) if name in trial.params else ""
+                for name in names
+            ),
         ]
         for trial in thinned(best, MAX_BEST)
     ]
@@ -215,7 +218,9 @@ def _timeline(bars: Sequence[Bar]) -> list[str]:
     caption = "Each line is a process on its executor's host, each bar a trial"
     if len(processes) > MAX_ROWS:
         caption = "Each line is room for a process on its host, each bar a trial"
-        caption += f"; {len(processes):,} processes share the lines where they were not busy at once"
+        caption += (
+            f"; {len(processes):,} processes share the lines where they were not busy at once"
+        )
     caption += "; above, how many trials ran at once."
     if any(bar.host == UNKNOWN_HOST for bar in bars):
         caption += " Trials that optuna-spark did not run have no host."
@@ -266,11 +271,16 @@ def _begun_again(outcomes: Outcomes) -> list[str]:
     if not found:
         return []
     rows = [
-        [str(trial.number), str(_times_begun(trial)), trial.state.name.lower(), str(host_of(trial))]
+        [
+            str(trial.number),
+            str(_times_begun(trial)),
+            trial.state.name.lower(),
+            str(host_of(trial)),
+        ]
         for trial in found[:MAX_NUMBERS]
     ]
     told = (
-        "The executor or the process that ran these trials was lost, and they began again with the "
+        "The executor or the process that ran these trials was lost; they began again with the "
         "same parameters."
     )
     parts = [page.paragraph(told), page.table(["trial", "begun", "state", "at last on"], rows)]

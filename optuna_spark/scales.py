@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _LARGEST = 1e300  # so that the difference of two values is a number still
+_SMALLEST = 1e-305  # so that a part of it is more than 0 still
 _BOUNDS = {"s": 60.0, "min": 3600.0, "h": 172_800.0}  # seconds up to which an axis has this unit
 _UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 _TIME_STEPS = [
@@ -48,8 +49,9 @@ def linear_scale(low: float, high: float, *, count: int = 5, whole: bool = False
         whole: Write whole numbers only.
     """
     low, high = (max(-_LARGEST, min(_LARGEST, value)) for value in (low, high))
-    if not low < high:
-        room = abs(low) * 0.1 or 1.0
+    size = max(abs(low), abs(high))
+    if not high - low > max(1e-12 * size, _SMALLEST):
+        room = 0.1 * size if size > 1 / _LARGEST else 1.0
         low, high = low - room, low + room
     step = _round_step((high - low) / count)
     if whole:
@@ -213,9 +215,7 @@ def _labels(values: Sequence[float], step: float) -> list[str]:
     for digits in range(1, 17):
         labels = [number_text(value, digits) for value in values]
         exact = (float(label.replace(",", "")) for label in labels)
-        if all(
-            abs(value - told) < step / 100 for value, told in zip(values, exact, strict=True)
-        ):
+        if all(abs(value - told) < step / 100 for value, told in zip(values, exact, strict=True)):
             return labels
     return [repr(value) for value in values]
 
