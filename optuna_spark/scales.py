@@ -160,7 +160,7 @@ def shown_range(values: Sequence[float], keep: float | None = None) -> tuple[flo
     last = len(finite) - 1
     low, high = finite[round(0.05 * last)], finite[round(0.95 * last)]
     room = 1.5 * (high - low)
-    if last >= 10 and 0 < room < math.inf:
+    if 0 < room < math.inf:
         finite = [value for value in finite if low - room <= value <= high + room]
     if keep is not None and math.isfinite(keep):
         return min(finite[0], keep), max(finite[-1], keep)

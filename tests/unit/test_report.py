@@ -193,7 +193,9 @@ def test_history_marks_how_trials_ended() -> None:
         failed("ValueError: no"),
         a_trial(0.5, attributes={"constraints": [0.0, 1.0]}),
     ]
-    page = page_of(study_of(trials))
+    outcomes = Outcomes(study_of(trials))
+    assert outcomes.records(outcomes.objectives[0]) == [(0, 1.0)], "what breaks one is not best"
+    page = page_of(outcomes.study)
     assert page.count("circle", "complete") == 1
     assert page.count("circle", "pruned") == 1
     assert page.count("line", "pruned") == 1
