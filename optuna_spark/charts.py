@@ -231,8 +231,8 @@ def x_axis(ticks: Iterable[tuple[float, str]], top: float, bottom: float, title:
     parts = []
     for place, label in ticks:
         at = f"{100 * place:.2f}%"
-        # At the ends a label is aligned with the plot, not to stand out of it.
-        align = "start" if place < 0.02 else "end" if place > 0.98 else "middle"
+        # There is room for a label left of the plot, and hardly any on its right.
+        align = "end" if place > 0.97 else "middle"
         parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{top:g}" y2="{bottom:g}"/>')
         parts.append(f'<text class="{align}" x="{at}" y="{bottom + 16:g}">{escaped(label)}</text>')
     if title:
@@ -252,7 +252,7 @@ def _axes(
         parts.append(f'<text class="end" x="-8" y="{down + 4:.1f}">{escaped(label)}</text>')
     parts.append(f'<line class="axis" x1="0" x2="100%" y1="{bottom:g}" y2="{bottom:g}"/>')
     if y_title:
-        parts.append(f'<text class="title" x="{4 - LEFT}" y="12">{escaped(y_title)}</text>')
+        parts.append(f'<text class="title" x="{-LEFT}" y="12">{escaped(y_title)}</text>')
     return parts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -57,7 +58,8 @@ def _history(outcomes: Outcomes, objective: Objective, ended: Sequence[FrozenTri
     x = linear_scale(first - room, last + room, whole=True)
     line = [*records, (float(last), records[-1][1])] if records else []
     chart = charts.history(dots, line, x, y, x_title="trial number", y_title=objective.title)
-    caption = "The value of each trial that ended, and the best value so far"
+    caption = "The value of each trial that ended"
+    caption += ", and the best value so far" if records else ""
     if any(dot.y is None for dot in dots):
         caption += "; a mark on the axis is a trial without a value"
     caption += f".{note}"
@@ -185,7 +187,7 @@ def _slice(
     else:
         room = 0.04 * (distribution.high - distribution.low)
         whole = isinstance(distribution, IntDistribution)
-        x = linear_scale(distribution.low - room, distribution.high + room, count=4, whole=whole)
+        x = linear_scale(distribution.low - room, distribution.high + room, count=5, whole=whole)
     return charts.slice_plot(points, ring, x, y, label=name)
 
 
@@ -247,6 +249,8 @@ def _value_scale(
         low, high = shown_range(values, keep)
         room = 0.04 * (high - low) if math.isfinite(high - low) else 0.0
         scale = linear_scale(low - room, high + room, count=count)
+        # With no value to place, numbers would be made up.
+        scale = scale if finite else replace(scale, ticks=())
     beyond = sum(not _between(value, low, high) for value in values)
     if beyond:
         are = "value is" if beyond == 1 else "values are"

@@ -262,7 +262,7 @@ def bar_of(trial: FrozenTrial, horizon: float) -> Bar:
 
 def moment_text(seconds: float) -> str:
     """A moment by this host's clock."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
 def _within(one: Any, other: Any) -> bool:

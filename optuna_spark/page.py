@@ -17,7 +17,7 @@ STYLE = """
   :root {
     --paper: #14171b; --ink: #e4e7ea; --soft: #9aa4af; --rule: #363d45; --grid: #23292f;
     --panel: #1b1f24; --complete: #6aa5e3; --best: #45c9a3; --pruned: #e3a33e; --fail: #f0716a;
-    --other: #8d96a1; --age0: #2c4a6e; --age1: #3f72ad; --age2: #6aa5e3; --age3: #b9d7f7;
+    --other: #8d96a1; --age0: #3d6390; --age1: #4d83c2; --age2: #6aa5e3; --age3: #b9d7f7;
   }
 }
 * { box-sizing: border-box; }
@@ -40,10 +40,9 @@ section { margin-top: 44px; }
 .soft, figcaption, footer { color: var(--soft); font-size: 13.5px; }
 .facts {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1px;
-  margin: 24px 0 0; background: var(--rule); border: 1px solid var(--rule); border-radius: 8px;
-  overflow: hidden;
+  margin: 24px 0 0; border: 1px solid var(--rule); border-radius: 8px; overflow: hidden;
 }
-.facts div { background: var(--paper); padding: 12px 16px; }
+.facts div { box-shadow: 0 0 0 1px var(--rule); padding: 12px 16px; }
 .facts dt { color: var(--soft); font-size: 13px; }
 .facts dd { margin: 0; font-size: 20px; font-weight: 600; overflow-wrap: anywhere; }
 .facts dd small { display: block; font-size: 13px; font-weight: 400; color: var(--soft); }
@@ -63,6 +62,8 @@ figcaption { margin-top: 8px; max-width: 76ch; }
 .keys i.line.best { background: none; border-color: var(--best); }
 .keys i.line.complete { background: none; border-color: var(--complete); }
 .keys i.line.pruned { border: 0; border-top: 2px solid var(--pruned); }
+.keys i.line.fail { background: none; border-color: var(--fail); }
+.keys i.line.running { background: none; border-color: var(--other); }
 .chart { padding: 0 10px 0 LEFTpx; }
 .narrow { max-width: 560px; padding: 0; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr));
@@ -77,7 +78,7 @@ svg.plot svg { overflow: visible; }
 svg.plot text.name, svg.plot text.host { fill: var(--ink); }
 text.host { font-weight: 600; }
 .cut { stroke: var(--other); stroke-dasharray: 3 4; }
-circle { fill: var(--complete); fill-opacity: .55; }
+circle { fill: var(--complete); fill-opacity: .6; }
 circle.front { fill: var(--best); fill-opacity: 1; }
 circle.pruned, circle.infeasible { fill: none; stroke-width: 1.2; }
 circle.pruned { stroke: var(--pruned); stroke-opacity: .8; }
@@ -88,7 +89,7 @@ line.pruned { stroke: var(--pruned); stroke-width: 1.5; }
 path { vector-effect: non-scaling-stroke; fill: none; }
 path.line { stroke: var(--complete); stroke-width: 1.2; stroke-opacity: .4; }
 path.line.pruned { stroke: var(--pruned); }
-path.line.fail, path.line.running { stroke: var(--other); }
+path.line.fail { stroke: var(--fail); } path.line.running { stroke: var(--other); }
 path.line.best { stroke: var(--best); stroke-width: 2; stroke-opacity: 1; }
 path.area { fill: var(--complete); fill-opacity: .22; stroke: none; }
 path.dots { stroke-linecap: round; stroke-width: 5px; stroke-opacity: .75; }

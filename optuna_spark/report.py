@@ -137,9 +137,9 @@ def render_report(study: optuna.Study, address: str, now: datetime) -> str:
 
 def _facts(outcomes: Outcomes, bars: Sequence[Bar]) -> list[tuple[str, str, str]]:
     counts = [
-        f"{len(found):,} {STATES.get(state.name.lower(), state.name.lower())}"
-        for state in TrialState
-        if (found := outcomes.of_state(state))
+        f"{len(found):,} {word}"
+        for state, word in {**STATES, "waiting": "waiting"}.items()
+        if (found := outcomes.of_state(TrialState[state.upper()]))
     ]
     told = [("Trials", f"{len(outcomes.trials):,}", ", ".join(counts))]
     best = outcomes.best
@@ -155,7 +155,8 @@ def _facts(outcomes: Outcomes, bars: Sequence[Bar]) -> list[tuple[str, str, str]
         return told
     clock = clock_of((bar.start, bar.end) for bar in bars)
     paused = f", {_count(len(clock.pauses), 'pause')} left out" if clock.pauses else ""
-    told.append(("Time", duration_text(clock.seconds), moment_text(clock.spans[0][0]) + paused))
+    since = f"from {moment_text(clock.spans[0][0])}{paused}"
+    told.append(("Time", duration_text(clock.seconds), since))
     total = sum(bar.end - bar.start for bar in bars)
     if clock.seconds:
         at_once = f"{duration_text(total)} of trials in that time"
@@ -216,6 +217,8 @@ def _timeline(bars: Sequence[Bar]) -> list[str]:
     shown = rows[:MAX_SHARED_ROWS]
     processes = {(bar.host, bar.process) for bar in bars}
     caption = "Each line is a process on its executor's host, each bar a trial"
+    if all(bar.host == UNKNOWN_HOST for bar in bars):
+        caption = "Each bar is a trial"
     if len(processes) > MAX_ROWS:
         caption = "Each line is room for a process on its host, each bar a trial"
         caption += (
@@ -227,8 +230,9 @@ def _timeline(bars: Sequence[Bar]) -> list[str]:
     if clock.pauses:
         told = ", ".join(duration_text(pause) for pause in clock.pauses[:5])
         more = ", …" if len(clock.pauses) > 5 else ""
-        were = "A pause is" if len(clock.pauses) == 1 else f"{len(clock.pauses)} pauses are"
-        caption += f" {were} cut out at the dashed lines ({told}{more})."
+        one = len(clock.pauses) == 1
+        were = "A pause is cut" if one else f"{len(clock.pauses)} pauses are cut"
+        caption += f" {were} out at the dashed line{'' if one else 's'} ({told}{more})."
     if len(shown) < len(rows):
         left = sum(len(row.bars) for row in rows[len(shown) :])
         caption += f" {len(rows) - len(shown):,} more lines, of {left:,} trials, are left out."

@@ -146,7 +146,7 @@ def timeline(rows: Sequence[Row], clock: Clock) -> str:
     body: list[str] = []
     for host, of_host in itertools.groupby(rows, key=lambda row: row.host):
         down += 18
-        body.append(f'<text class="host" x="{4 - LEFT}" y="{down:g}">{escaped(host)}</text>')
+        body.append(f'<text class="host" x="{-LEFT}" y="{down:g}">{escaped(host)}</text>')
         down += 7
         for row in of_host:
             if row.label and pitch > 10:
@@ -173,7 +173,8 @@ def timeline(rows: Sequence[Row], clock: Clock) -> str:
     parts += body
     height = bottom + 42
     if layers:
-        drawn = [("".join(made), f"bar {kind}") for kind, made in layers.items()]
+        above = sorted(layers, key=["complete", "running", "pruned", "fail"].index)
+        drawn = [("".join(layers[kind]), f"bar {kind}") for kind in above]
         group = f'<g style="stroke-width:{pitch - 2}px">{stretched(drawn, height)}</g>'
         parts.append(group)
     parts.append(f'<line class="axis" x1="0" x2="100%" y1="{bottom:g}" y2="{bottom:g}"/>')
@@ -200,7 +201,7 @@ def _trials_at_once(bars: Sequence[Bar], clock: Clock, top: float, area: float) 
         made.append(f"L{index * _FINE // _BINS} {down:.1f}H{(index + 1) * _FINE // _BINS}")
     made.append(f"V{bottom:g}Z")
     return [
-        f'<text class="title" x="{4 - LEFT}" y="12">trials at once</text>',
+        f'<text class="title" x="{-LEFT}" y="12">trials at once</text>',
         f'<text class="end" x="-8" y="{top + 8:g}">{most:.0f}</text>',
         f'<text class="end" x="-8" y="{bottom:g}">0</text>',
         stretched([("".join(made), "area")], bottom),
@@ -244,7 +245,8 @@ def _paths(bars: Sequence[Bar], clock: Clock, middle: float) -> dict[str, str]:
         if lines and start - lines[-1][1] < 1:
             lines[-1][1] = max(lines[-1][1], end)
         else:
-            lines.append([start, max(end, start + 1)])
+            # A rare kind must be seen, be it as short as may be.
+            lines.append([start, max(end, start + (1 if bar.state == "complete" else 2))])
     return {
         state: "".join(f"M{start:.0f} {middle:g}H{end:.0f}" for start, end in lines)
         for state, lines in found.items()

@@ -151,8 +151,8 @@ def test_the_top_of_the_page() -> None:
     assert "wine" in top
     assert f"value (minimize) · {ADDRESS} · 2026-11-25 12:00" in top
     assert "Best value2trial 1" in top
-    assert "Trials51 running, 2 complete, 1 failed, 1 waiting" in top
-    assert "Time2 min2026-11-25 12:00:00" in top
+    assert "Trials52 complete, 1 failed, 1 running, 1 waiting" in top
+    assert "Time2 minfrom 2026-11-25 12:00" in top
     assert "Trials at once36 min of trials in that time" in top
     assert "Hosts24 processes" in top
 
@@ -385,8 +385,16 @@ def test_the_timeline_of_a_study_without_hosts() -> None:
 def test_pauses_are_told() -> None:
     trials = [ran(a_trial(1.0), start, start + 60, "n", 1) for start in (0, 7200)]
     page = page_of(study_of(trials))
-    assert "Time2 min2026-11-25 12:00:00, 1 pause left out" in page.sections[""]
-    assert "A pause is cut out at the dashed lines (1 h 59 min)." in page.sections["timeline"]
+    assert "Time2 minfrom 2026-11-25 12:00, 1 pause left out" in page.sections[""]
+    assert "A pause is cut out at the dashed line (1 h 59 min)." in page.sections["timeline"]
+
+
+def test_a_study_that_only_failed_has_an_axis_without_numbers() -> None:
+    page = page_of(study_of([failed("no"), failed("no")]))
+    history = page.sections["history"]
+    assert page.count("line", "fail") == 2
+    assert "best" not in history
+    assert re.findall(r"^[\d.]+$", history, re.M) == ["0", "1"], "those of the trials"
 
 
 def test_failures_by_reason() -> None:
