@@ -31,6 +31,7 @@ MAX_SHARES = 30  # parameters
 MAX_CURVES = 80
 MAX_CURVE_POINTS = 60
 
+_ROOM = 0.04  # of an axis, at both ends
 _DECADES = 100.0  # an axis is logarithmic where most values are within no such ratio
 _SCATTER = 0.6180339887  # of the golden ratio, whose multiples fill a row evenly
 
@@ -182,12 +183,10 @@ def _slice(
     if categories:
         x = category_scale([value_text(choice) for choice in distribution.choices])
     elif distribution.log:
-        room = (distribution.high / distribution.low) ** 0.04
-        x = log_scale(distribution.low / room, distribution.high * room)
+        x = log_scale(distribution.low, distribution.high, room=_ROOM)
     else:
-        room = 0.04 * (distribution.high - distribution.low)
         whole = isinstance(distribution, IntDistribution)
-        x = linear_scale(distribution.low - room, distribution.high + room, count=5, whole=whole)
+        x = linear_scale(distribution.low, distribution.high, room=_ROOM, whole=whole)
     return charts.slice_plot(points, ring, x, y, label=name)
 
 
@@ -242,13 +241,11 @@ def _value_scale(
     if finite and finite[0] > 0 and middle[1] > _DECADES * middle[0]:
         low, high = (math.exp(end) for end in shown_range([math.log(v) for v in finite]))
         low, high = (low, high) if keep is None else (min(low, keep), max(high, keep))
-        room = (high / low) ** 0.04
-        scale = log_scale(low / room, high * room)
+        scale = log_scale(low, high, room=_ROOM)
         note = " The axis of values is logarithmic."
     else:
         low, high = shown_range(values, keep)
-        room = 0.04 * (high - low) if math.isfinite(high - low) else 0.0
-        scale = linear_scale(low - room, high + room, count=count)
+        scale = linear_scale(low, high, room=_ROOM, count=count)
         # With no value to place, numbers would be made up.
         scale = scale if finite else replace(scale, ticks=())
     beyond = sum(not _between(value, low, high) for value in values)

@@ -31,7 +31,6 @@ class Scale:
 
     position: Callable[[float], float]
     ticks: tuple[tuple[float, str], ...]  # fraction of the axis, label
-    unit: str = ""  # of the labels, where they do not say it
 
     def at(self, value: float) -> float:
         """Fraction of the axis, from 0 to 1, at which a value is; beyond the ends, the end."""
@@ -39,20 +38,24 @@ class Scale:
         return 0.0 if math.isnan(place) else min(1.0, max(0.0, place))
 
 
-def linear_scale(low: float, high: float, *, count: int = 5, whole: bool = False) -> Scale:
+def linear_scale(
+    low: float, high: float, *, room: float = 0.0, count: int = 5, whole: bool = False
+) -> Scale:
     """An axis of equal steps.
 
     Args:
         low: Value of its beginning.
         high: Value of its end; where that is not more, there is room around `low`.
+        room: Share of the axis that is left before its beginning, and beyond its end.
         count: About so many steps between ticks.
         whole: Write whole numbers only.
     """
     low, high = (max(-_LARGEST, min(_LARGEST, value)) for value in (low, high))
     size = max(abs(low), abs(high))
     if not high - low > max(1e-12 * size, _SMALLEST):
-        room = 0.1 * size if size > 1 / _LARGEST else 1.0
-        low, high = low - room, low + room
+        around = 0.1 * size if size > 1 / _LARGEST else 1.0
+        low, high = low - around, low + around
+    low, high = low - room * (high - low), high + room * (high - low)
     step = _round_step((high - low) / count)
     if whole:
         step = max(1.0, step)
@@ -68,16 +71,19 @@ def linear_scale(low: float, high: float, *, count: int = 5, whole: bool = False
     return Scale(position, tuple((min(1.0, max(0.0, place)), label) for place, label in ticks))
 
 
-def log_scale(low: float, high: float) -> Scale:
+def log_scale(low: float, high: float, *, room: float = 0.0) -> Scale:
     """An axis of equal ratios.
 
     Args:
         low: Value of its beginning, above 0.
         high: Value of its end.
+        room: Share of the axis that is left before its beginning, and beyond its end.
     """
-    if not low < high:
-        low, high = low / 2, low * 2
-    bottom, top = math.log10(low), math.log10(high)
+    # Far beyond these, a power of ten is no number.
+    bottom, top = (max(-280.0, min(280.0, math.log10(end))) for end in (low, high))
+    if not top - bottom > 1e-9:
+        bottom, top = bottom - 0.3, bottom + 0.3
+    bottom, top = bottom - room * (top - bottom), top + room * (top - bottom)
 
     def position(value: float) -> float:
         if not value > 0:
@@ -94,7 +100,7 @@ def log_scale(low: float, high: float) -> Scale:
         made = [factor * 10.0**power for power in around for factor in factors]
         values = [value for value in made if -1e-9 <= position(value) <= 1 + 1e-9]
     if len(values) < 2:
-        values = [low, high]
+        values = [10.0**bottom, 10.0**top]
     return Scale(position, tuple((position(value), number_text(value)) for value in values))
 
 

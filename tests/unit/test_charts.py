@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -111,6 +111,7 @@ def test_whole_numbers_are_written_whole() -> None:
         (4.1, 4.2, None),
         (1e-300, 1e300, None),
         (8, 8, None),
+        (1e-306, 1e-305, None),
     ],
 )
 def test_ticks_of_a_log_axis(low: float, high: float, expected: list[str] | None) -> None:
@@ -119,6 +120,13 @@ def test_ticks_of_a_log_axis(low: float, high: float, expected: list[str] | None
     assert all(-1e-9 <= place <= 1 + 1e-9 for place, _ in scale.ticks)
     if expected is not None:
         assert labels(scale) == expected
+
+
+@pytest.mark.parametrize("make", [linear_scale, log_scale])
+def test_room_at_the_ends_of_an_axis(make: Callable[..., Scale]) -> None:
+    scale = make(1, 100, room=0.25)
+    assert scale.at(1) == pytest.approx(1 / 6)
+    assert scale.at(100) == pytest.approx(5 / 6)
 
 
 def test_values_beyond_an_axis_are_at_its_end() -> None:

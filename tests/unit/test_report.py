@@ -229,6 +229,21 @@ def test_infinite_values_are_at_the_edge() -> None:
     page_of(study_of([a_trial(math.inf)]))
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-320, -1e-300, 1e308, -1.7e308, 1e9 + 1e-7])
+def test_values_at_the_ends_of_floats(value: float) -> None:
+    distributions: dict[str, BaseDistribution] = {
+        "x": FloatDistribution(-1e307, 1e307),
+        "y": FloatDistribution(1e-305, 1e305, log=True),
+    }
+    params = {"x": 1e307, "y": 1e-305}
+    values = (value, value / 2, -value, value, 1e9)
+    trials = [a_trial(each, params=params, distributions=distributions) for each in values]
+    text = render_report(study_of(trials), ADDRESS, NOW)
+    drawn = re.findall("<(?:line|circle|text|path) [^>]*>", text)
+    assert len(drawn) > 30
+    assert not [element for element in drawn if re.search(r"\b(nan|inf)\b", element)]
+
+
 def test_values_of_many_decades_have_a_logarithmic_axis() -> None:
     page = page_of(study_of([a_trial(10.0**-power) for power in range(8)]))
     assert "The axis of values is logarithmic." in page.sections["history"]
