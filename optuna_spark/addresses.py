@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
+from importlib import metadata
 from pathlib import Path
 
 import sqlalchemy
@@ -102,10 +104,28 @@ def installed_driver(url: URL) -> URL:
     return url
 
 
+def database_package(address: StorageAddress) -> tuple[str, str | None] | None:
+    """The package through which this process speaks to MySQL or MariaDB.
+
+    Returns:
+        Its name, and its version where it is installed; None for another database or package.
+    """
+    dialect = installed_driver(make_url(address.url)).get_driver_name()
+    for module, name, package in _MYSQL_DRIVERS:
+        if dialect == name:
+            if not importlib.util.find_spec(module):
+                return package, None
+            with contextlib.suppress(metadata.PackageNotFoundError):  # on PYTHONPATH alone
+                return package, metadata.version(package)
+            return package, "of unknown version"
+    return None
+
+
 def _address_of_url(text: str, options: tuple[tuple[str, object], ...] = ()) -> StorageAddress:
     try:
         url = make_url(text)
-        if "@" in (url.host or ""):  # the rest of a password, which no message may show
+        behind = (url.host, "" if url.get_backend_name() == "sqlite" else url.database)
+        if "@" in str(behind):  # the end of a password, which no message may show
             raise ValueError
     except (sqlalchemy.exc.ArgumentError, ValueError):
         # The text may hold a password: it is not repeated.

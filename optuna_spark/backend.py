@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import platform
 import re
 import time
 import traceback
@@ -171,9 +172,17 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
         if self._cancelled or "cancelled" in text:
             return JobCancelled(text.splitlines()[0])
         if "PYTHON_VERSION_MISMATCH" in text or "different version" in text:
+            theirs = re.search(r"different version:? (\d\.\d+)", text)
+            which = f"Python {theirs[1]}" if theirs else "another Python version"
             return ExecutorEnvironmentError(
-                f"Executors run another Python version than the driver: {SHIP}, or set "
-                "PYSPARK_PYTHON to one of the same version."
+                f"Executors run {which}, and the driver {platform.python_version()}: {SHIP}, or "
+                "set PYSPARK_PYTHON to one of the same version."
+            )
+        program = re.search(r'Cannot run program "([^"]+)"', text)
+        if program is not None:
+            return ExecutorEnvironmentError(
+                f"Executors have no Python at {program[1]}, which PYSPARK_PYTHON names: {SHIP}, "
+                "or correct it."
             )
         if "ModuleNotFoundError" in text:
             missing = text.rpartition("ModuleNotFoundError: ")[2].splitlines()[0]

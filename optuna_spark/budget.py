@@ -10,9 +10,10 @@ import enum
 import math
 from collections.abc import Iterable
 
-GRANT_SECONDS = 1.0  # work that one job carries, where trials are shorter than that
+GRANT_SECONDS = 10.0  # work that one job carries, where trials are shorter than that
 MAX_GRANT = 64  # trials of one job
 _JOBS_AHEAD = 8  # jobs that wait for a task slot
+_TRIALS_AHEAD = 16  # trials that are created and in no job yet
 
 
 class Verdict(enum.Enum):
@@ -83,6 +84,33 @@ def grant_size(
     if left is not None:
         size = min(size, math.ceil(left / (2 * slots)))
     return max(1, size)
+
+
+def to_create(left: int | None, size: int, jobs: int, slots: int, *, alone: bool) -> int:
+    """How many trials are created at once, when there are too few for the next job.
+
+    One transaction costs as much for many trials as for one. Towards the end only what that job
+    runs is created: other drivers may be about to create the same, and others enqueue trials.
+
+    Args:
+        left: Trials that are in no job yet, None for no limit.
+        size: Trials of the next job.
+        jobs: Jobs that shall start now.
+        slots: Trials that run at once.
+        alone: The driver acts between two trials, so that none is created ahead.
+
+    Example:
+        >>> to_create(200, 1, 4, 4, alone=False)
+        20
+        >>> to_create(6, 1, 2, 4, alone=False)
+        1
+    """
+    if left is None:
+        return size * jobs
+    if left < 2 * slots:
+        return min(left, size)
+    ahead = 0 if alone else min(_TRIALS_AHEAD, left // (2 * slots))
+    return min(left, size * jobs + ahead)
 
 
 def jobs_wanted(n_jobs: int, slots: int, *, grows: bool) -> int:

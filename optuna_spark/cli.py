@@ -9,12 +9,13 @@ import importlib
 import inspect
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 from optuna.trial import TrialState
@@ -30,7 +31,7 @@ from optuna_spark.exceptions import (
     UsageError,
 )
 from optuna_spark.objectives import load_objective
-from optuna_spark.screen import quiet_screen
+from optuna_spark.screen import hide_argument, quiet_screen, table, without_password
 from optuna_spark.settings import DEFAULT_STORAGE, STORAGE_VARIABLE, Limits
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -47,20 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
     options = _parser().parse_args(arguments)
+    if getattr(options, "storage", None):
+        hide_argument(options.storage)
     try:
         return int(options.command(options))
     except OptunaSparkError as error:
-        print(f"optuna-spark: {error}", file=sys.stderr)
+        print(f"optuna-spark: {without_password(str(error))}", file=sys.stderr)
         return WRONG_USE if isinstance(error, _WRONG_USE) else FAILED
     except KeyboardInterrupt:
         print("optuna-spark: interrupted.", file=sys.stderr)
         return INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Repeats what was given wrongly, but no password in it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(without_password(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optuna-spark", description="Optuna studies on an Apache Spark cluster."
-    )
+    parser = _Parser(prog="optuna-spark", description="Optuna studies on an Apache Spark cluster.")
     parser.add_argument("--version", action="version", version=f"optuna-spark {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_optimize(commands)
@@ -151,12 +159,16 @@ def _check(options: argparse.Namespace) -> int:
         lines = [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
         print(json.dumps(lines, indent=2))
     else:
-        wide = [max(len(getattr(each, name)) for each in findings) for name in ("where", "what")]
-        for each in findings:
-            verdict = "" if each.verdict is preflight.Verdict.OK else f"{each.verdict.value}: "
-            print(f"{each.where:{wide[0]}}  {each.what:{wide[1]}}  {verdict}{each.text}")
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(table([_row(finding) for finding in findings], width))
     failed = any(finding.verdict is preflight.Verdict.FAILED for finding in findings)
     return FAILED if failed else DONE
+
+
+def _row(finding: preflight.Finding) -> tuple[str, ...]:
+    well = finding.verdict is preflight.Verdict.OK
+    verdict = "" if well else f"{finding.verdict.value}: "
+    return finding.where, finding.what, verdict + finding.text
 
 
 def _add_pack(commands: Any) -> None:

@@ -13,12 +13,14 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from optuna_spark.exceptions import StorageEncryptionError, StorageUrlError
+from optuna_spark.settings import StorageAddress
 
 MODES = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
 _VERIFYING = MODES[3:]
@@ -80,6 +82,15 @@ def with_encryption(url: URL, client: dict[str, str]) -> tuple[URL, str | None]:
         return url, None
     path = str(Path(path).expanduser().absolute())
     return url.update_query_dict({_AUTHORITY: path}), _certificates(path)
+
+
+def turned_on(address: StorageAddress) -> StorageAddress | None:
+    """The same address with encryption on; None where it is not turned off."""
+    url = make_url(address.url)
+    if str(url.query.get(_MODE, "")).upper() != "DISABLED":
+        return None
+    encrypted = url.update_query_dict({_MODE: "REQUIRED"})
+    return replace(address, url=encrypted.render_as_string(hide_password=False))
 
 
 def connect(url: URL, arguments: dict[str, Any], authority: str | None) -> Any:

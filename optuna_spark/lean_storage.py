@@ -71,6 +71,15 @@ class LeanStorage(RDBStorage):
         self._creating_from: int | None = None  # the first number that a creation has tried
         self._lean = knows_schema() and self.engine.dialect.name in _DIALECTS
 
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        del state["held"]  # it has a lock
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.held = HeldAttributes(self._write_held)
+
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As in Optuna.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Collection
@@ -22,6 +23,8 @@ from optuna_spark.trial_task import ATTEMPT, FAILURE, RUN
 
 _logger = logging.getLogger(__name__)
 
+_NEW_SECONDS = 0.5  # that what was read of a study is new enough to wait with
+
 
 class Ledger:
     """What the database holds of a run's budget.
@@ -39,6 +42,7 @@ class Ledger:
         self._watch = Watch()
         self._over: set[str] = set()  # runs that have ended, or whose driver is dead
         self._waiting: deque[int] = deque()  # trials of nobody that this run may take
+        self._read_at = -math.inf
         self.finished = 0  # in the study
         self.elsewhere = 0  # trials that other runs have begun or are about to
 
@@ -48,6 +52,7 @@ class Ledger:
         Args:
             mine: Ids of the trials that this run has in hand.
         """
+        self._read_at = time.monotonic()
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         self.finished = sum(trial.state.is_finished() for trial in trials)
         self.elsewhere = 0
@@ -92,8 +97,14 @@ class Ledger:
         total = self._limits.total_trials
         return total is not None and self.finished < total
 
+    def is_old(self) -> bool:
+        """Whether other drivers may have done much since the study was read."""
+        return time.monotonic() > self._read_at + _NEW_SECONDS
+
     def take(self, count: int) -> list[int]:
         """Make trials this run's, those that wait first; fewer if other drivers were quicker."""
+        if count == 0:
+            return []
         taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
         for trial_id in taken:
             self._mark(trial_id, self._run_id)

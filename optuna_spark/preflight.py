@@ -6,22 +6,22 @@ import contextlib
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 from optuna.storages import BaseStorage
 from pyspark.sql import SparkSession
 
-from optuna_spark.addresses import check_shared, find_address
+from optuna_spark.addresses import check_shared, database_package, find_address
 from optuna_spark.backend import SparkBackend
-from optuna_spark.exceptions import SHIP, OptunaSparkError
+from optuna_spark.encryption import turned_on
+from optuna_spark.exceptions import SHIP, OptunaSparkError, StorageAccessDenied
 from optuna_spark.patient_storage import server_seconds
-from optuna_spark.session import find_session, is_local, remote_hosts
+from optuna_spark.probe import Facts, Probe, versions
+from optuna_spark.session import find_session, is_local, longest_silence, remote_hosts
 from optuna_spark.settings import StorageAddress
 from optuna_spark.storage import (
     DRIVER_CONNECTIONS,
@@ -33,10 +33,10 @@ from optuna_spark.storage import (
     try_to_write,
 )
 from optuna_spark.storage_errors import translated_errors
-from optuna_spark.trial_task import package_versions
+from optuna_spark.trial_process import TaskLost
 
 CLOCKS_APART = 60.0  # seconds; more make the times of trials useless
-_SPREAD_SECONDS = 0.5  # that a probe keeps its slot, so that the next one takes another
+_HOSTS_NAMED = 3  # in one line, at most
 
 
 class Verdict(Enum):
@@ -51,7 +51,7 @@ class Verdict(Enum):
 class Finding:
     """One line of the check."""
 
-    where: str  # driver, storage, or an executor's host
+    where: str  # driver, storage, or executors' hosts
     what: str
     verdict: Verdict
     text: str  # what was found, and the remedy where it is not well
@@ -72,30 +72,43 @@ def check(storage: str | None = None, n_jobs: int = -1) -> list[Finding]:
         ['3.11.7', 'openjdk version "17.0.15" 2025-04-15', ...]
     """
     findings = [_ok("driver", "Python", platform.python_version()), _java()]
-    findings += [
-        _ok("driver", name, version) for name, version in sorted(package_versions().items())
-    ]
+    findings += [_ok("driver", name, version) for name, version in sorted(versions().items())]
     address: StorageAddress | BaseStorage | None = None
     with _recorded(findings, "storage", "address"):
         address = find_address(storage)
+        findings += _database_package(address)
         findings.append(_ok("storage", "address", str(address)))
     session: SparkSession | None = None
     slots: int | None = None
     with _recorded(findings, "driver", "Spark"):
         session = find_session()
-        slots = _count_slots(session)
-        text = f"{session.version}, {session.sparkContext.master}, {slots} task slots"
-        findings.append(_ok("driver", "Spark", text))
+    if session is not None:
+        with _recorded(findings, "executors", "environment"):
+            slots = _count_slots(session)
+            text = f"{session.version}, {session.sparkContext.master}, {slots} task slots"
+            findings.append(_ok("driver", "Spark", text))
+        findings += _silence(session)
+    known: str | None = None  # what is wrong with the storage anyway
     if address is not None:
-        with _recorded(findings, "storage", "connection"):
-            wanted = n_jobs if n_jobs > 0 else slots
+        wanted = n_jobs if n_jobs > 0 else slots
+        try:
             findings += _check_storage(address, wanted)
+        except OptunaSparkError as error:
+            known = str(error)
+            findings.append(_refused(address, error))
     if session is not None and slots is not None:
-        with _recorded(findings, "executors", "probe"):
+        with _recorded(findings, "executors", "storage"):
             if address is not None:
                 check_shared(address, remote_hosts(session))
-            findings += _check_executors(session, address, slots)
-    return findings
+            findings += _check_executors(session, address, slots, known)
+    return sorted(findings, key=lambda each: ("driver", "storage", each.where).index(each.where))
+
+
+def _database_package(address: StorageAddress | BaseStorage) -> list[Finding]:
+    package = database_package(address) if isinstance(address, StorageAddress) else None
+    if package is None or package[1] is None:  # which opening the storage says
+        return []
+    return [_ok("driver", package[0], package[1])]
 
 
 def _check_storage(address: StorageAddress | BaseStorage, slots: int | None) -> list[Finding]:
@@ -105,7 +118,11 @@ def _check_storage(address: StorageAddress | BaseStorage, slots: int | None) -> 
         with _recorded(findings, "storage", "rights"), translated_errors(address):
             try_to_write(storage)
             findings.append(_ok("storage", "rights", "it takes writes"))
-        findings += [*_encryption(storage), *_collation(storage), *_connections(storage, slots)]
+        findings += [
+            *_encryption(address, storage),
+            *_collation(storage),
+            *_connections(storage, slots),
+        ]
         before = time.time()
         findings += _clock("storage", server_seconds(storage), before, time.time())
     finally:
@@ -113,13 +130,32 @@ def _check_storage(address: StorageAddress | BaseStorage, slots: int | None) -> 
     return findings
 
 
-def _encryption(storage: BaseStorage) -> list[Finding]:
+def _refused(address: StorageAddress | BaseStorage, error: OptunaSparkError) -> Finding:
+    """Why the storage cannot be used; of TLS that is missing, servers say "access denied"."""
+    found = Finding("storage", "connection", Verdict.FAILED, str(error))
+    encrypted = turned_on(address) if isinstance(address, StorageAddress) else None
+    if encrypted is None or not isinstance(error, StorageAccessDenied):
+        return found
+    try:
+        close_storage(open_storage(encrypted, create_schema=True, grace=0))
+    except OptunaSparkError:
+        return found
+    text = (
+        "off, and the server refuses this account without it: leave ssl_mode=DISABLED out of the "
+        "storage URL"
+    )
+    return Finding("storage", "TLS", Verdict.FAILED, text)
+
+
+def _encryption(address: StorageAddress | BaseStorage, storage: BaseStorage) -> list[Finding]:
     cipher = tls_cipher(storage)
     if cipher is None:
         return []
     if cipher:
         return [_ok("storage", "TLS", cipher)]
-    text = "off: everyone on the way can read along; set up TLS on the server"
+    turned_off = isinstance(address, StorageAddress) and turned_on(address) is not None
+    remedy = "leave ssl_mode=DISABLED out of the URL" if turned_off else "set it up on the server"
+    text = f"off: everyone on the way can read along; {remedy}"
     return [Finding("storage", "TLS", Verdict.WARNING, text)]
 
 
@@ -160,64 +196,102 @@ def _clock(where: str, theirs: float | None, before: float, after: float) -> lis
 
 
 def _check_executors(
-    session: SparkSession, address: StorageAddress | BaseStorage | None, slots: int
+    session: SparkSession,
+    address: StorageAddress | BaseStorage | None,
+    slots: int,
+    known: str | None,
 ) -> list[Finding]:
     backend = SparkBackend(session, "optuna-spark-check")
+    findings: list[Finding] = []
+    failed: list[Finding] = []
     try:
         began = time.time()
-        probes = [backend.submit(_Probe(address), description="check") for _ in range(slots)]
-        found = [backend.retrieve_result_callback(probe) for probe in probes]
-        ended = time.time()
+        jobs = [backend.submit(Probe(address), description="check") for _ in range(slots)]
+        for job in jobs:
+            with _recorded(failed, "executors", "environment"):
+                facts: Facts = backend.retrieve_result_callback(job)
+                findings += _judge(facts, known, began, time.time())
     finally:
         backend.terminate()
-    findings: list[Finding] = []
-    for host in sorted({facts["host"] for facts in found}):
-        facts = next(facts for facts in found if facts["host"] == host)
-        where = f"executor {host}"
-        findings.append(_ok(where, "Python", facts["python"]))
-        findings += _packages(where, facts["versions"])
-        if facts["storage"] is None:
-            findings.append(_ok(where, "storage", "it is reached"))
-        else:
-            findings.append(Finding(where, "storage", Verdict.FAILED, facts["storage"]))
-        findings += _clock(where, facts["time"], began, ended)
-    return findings
+    return [*merge(findings), *dict.fromkeys(failed)]
 
 
-def _packages(where: str, theirs: dict[str, str]) -> list[Finding]:
+def _judge(facts: Facts, known: str | None, began: float, ended: float) -> list[Finding]:
+    where = facts.host
+    findings = [_ok(where, "Python", facts.python)]
+    if facts.java is not None:
+        findings.append(_ok(where, "Java", facts.java))
+    findings += judge_packages(where, facts.versions)
+    lacks = False
+    if facts.database_package is not None:
+        package, version = facts.database_package
+        lacks = version is None
+        text = version or f"none, and the storage URL needs it: {SHIP}"
+        verdict = Verdict.FAILED if lacks else Verdict.OK
+        findings.append(Finding(where, package, verdict, text))
+    # What the driver says of the storage need not be said twice.
+    if facts.storage_error is None and not lacks:
+        findings.append(_ok(where, "storage", "it is reached"))
+    elif facts.storage_error is not None and facts.storage_error != known:
+        findings.append(Finding(where, "storage", Verdict.FAILED, facts.storage_error))
+    return findings + _clock(where, facts.seconds, began, ended)
+
+
+def merge(findings: Iterable[Finding]) -> list[Finding]:
+    """Make one line of what is the same on several executors.
+
+    Args:
+        findings: `where` is a host; each host may have several executors.
+
+    Example:
+        >>> ok = Finding("node-1", "optuna", Verdict.OK, "5.0.0")
+        >>> merge([ok, replace(ok, where="node-2")])[0].where
+        'executors'
+    """
+    findings = list(findings)
+    everywhere = {each.where for each in findings}
+    order = list(dict.fromkeys(each.what for each in findings))
+    found: dict[Finding, set[str]] = {}
+    for each in sorted(findings, key=lambda each: order.index(each.what)):
+        found.setdefault(replace(each, where=""), set()).add(each.where)
+    return [replace(each, where=_named(hosts, everywhere)) for each, hosts in found.items()]
+
+
+def _named(hosts: set[str], everywhere: set[str]) -> str:
+    if len(hosts) == 1:
+        return f"executor {min(hosts)}"
+    if hosts == everywhere:
+        return "executors"
+    more = f" and {len(hosts) - _HOSTS_NAMED} more" if len(hosts) > _HOSTS_NAMED else ""
+    return f"executors {', '.join(sorted(hosts)[:_HOSTS_NAMED])}{more}"
+
+
+def judge_packages(where: str, theirs: dict[str, str]) -> list[Finding]:
+    """Compare an executor's packages with those of this process."""
     findings = []
-    for name, version in sorted(package_versions().items()):
+    for name, version in sorted(versions().items()):
         found = theirs.get(name, "none")
+        remedy = SHIP
+        if name == "pyspark":  # it comes with the cluster's Spark, and may differ in the patch
+            version, found = (".".join(each.split(".")[:2]) for each in (version, found))
+            remedy = f"install pyspark=={found}.* for the driver"
         if found == version:
-            findings.append(_ok(where, name, found))
+            findings.append(_ok(where, name, theirs.get(name, found)))
         else:
-            text = f"{found}, and the driver has {version}: {SHIP}"
+            text = f"{found}, and the driver has {version}: {remedy}"
             findings.append(Finding(where, name, Verdict.FAILED, text))
     return findings
 
 
-class _Probe:
-    """Runs on an executor, and says what it finds there."""
-
-    def __init__(self, address: StorageAddress | BaseStorage | None) -> None:
-        self._address = address
-
-    def __call__(self) -> dict[str, Any]:
-        error = None
-        now = time.time()
-        if isinstance(self._address, StorageAddress):
-            try:
-                close_storage(open_storage(self._address, create_schema=False, grace=0))
-            except OptunaSparkError as found:
-                error = str(found)
-        time.sleep(_SPREAD_SECONDS)
-        return {
-            "host": socket.gethostname(),
-            "python": platform.python_version(),
-            "versions": package_versions(),
-            "storage": error,
-            "time": now,
-        }
+def _silence(session: SparkSession) -> list[Finding]:
+    seconds = longest_silence(session)
+    if seconds is None:
+        return []
+    text = (
+        f"it kills trials that take longer than {seconds:g} s: unset "
+        "spark.python.worker.killOnIdleTimeout"
+    )
+    return [Finding("driver", "Spark", Verdict.WARNING, text)]
 
 
 def _count_slots(session: SparkSession) -> int:
@@ -252,3 +326,6 @@ def _recorded(findings: list[Finding], where: str, what: str) -> Iterator[None]:
         yield
     except OptunaSparkError as error:
         findings.append(Finding(where, what, Verdict.FAILED, str(error)))
+    except TaskLost as lost:
+        text = f"a task was lost ({lost}): see the log of that executor"
+        findings.append(Finding(where, what, Verdict.FAILED, text))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import math
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -20,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_spark import budget
 from optuna_spark.backend import JobCancelled, SparkBackend, unpickle_error
 from optuna_spark.exceptions import SparkError
+from optuna_spark.hand import Hand, Job, Unit
 from optuna_spark.ledger import Ledger
 from optuna_spark.progress import Progress, Tally
 from optuna_spark.settings import Limits
@@ -30,27 +30,14 @@ from optuna_spark.trial_task import ATTEMPT, FAILURE, Grant, TrialOutcome
 
 _logger = logging.getLogger(__name__)
 
-_STEAL_AFTER = 2 * budget.GRANT_SECONDS  # then idle slots take over what a grant has not begun
 _FRUITLESS = 4  # jobs lost in a row with no trial begun, after which the run gives up
 _REST_SECONDS = 1.0  # before the next job then, where trials run elsewhere
+_LOOK_SECONDS = 1.0  # between two looks at what jobs of several trials have finished
+_COUNT_SECONDS = 1.0  # between two looks at how many task slots there are
 _SWEEP_SECONDS = 30.0  # for cancelled tasks to end
 _LAST_PATIENCE = 5.0  # seconds for a database that is away when the run is over anyway
 
 Callback = Callable[[Any, FrozenTrial], None]
-
-
-@dataclass(eq=False)
-class _Job:
-    grant: Grant
-    began: float = field(default_factory=time.monotonic)
-
-
-@dataclass
-class _Unit:
-    """One trial of the budget, from its creation to its end."""
-
-    job: _Job | None = None  # the last one that was told to run it
-    losses: int = 0  # jobs lost while it ran, or may have run
 
 
 class Runner:
@@ -86,19 +73,17 @@ class Runner:
         self._study, self._study_id, self._storage = study, study_id, storage
         self._backend, self._payload, self._run_id = backend, payload, run_id
         self._limits, self._callbacks, self._grows = limits, list(callbacks), grows
-        self._alone = bool(self._callbacks) or limits.n_jobs == 1
+        alone = bool(self._callbacks) or limits.n_jobs == 1
         self.sampler_state: bytes | None = None  # where trials run one by one: for the next
         self._deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
-        self._units: dict[int, _Unit] = {}
-        self._jobs: dict[Future[Any], _Job] = {}
-        self._again: deque[int] = deque()  # trials to hand out once more
-        self._durations: deque[float] = deque(maxlen=32)
+        self._jobs: dict[Future[Any], Job] = {}
         self._grants = self._fruitless = 0
-        self._rest_until = 0.0
-        self._slots = 0
+        self._rest_until = self._look_at = 0.0
+        self._slots, self._slots_counted = 0, -math.inf
         self._stop_reason: str | None = None
         self._ledger = Ledger(storage, study_id, run_id, limits)
-        self._ledger.refresh(self._units)
+        self._hand = Hand(self._ledger, storage, alone=alone)
+        self._units, self._again = self._hand.units, self._hand.again
         self.tally = Tally(study.directions, _best_value(study))
         total = limits.n_trials if limits.total_trials is None else limits.total_trials
         done = 0 if limits.total_trials is None else self._ledger.finished
@@ -136,6 +121,7 @@ class Runner:
             self._top_up()
             if not self._jobs and not self._units and not self._ledger.is_short():
                 return
+            self._look()
             self._progress.show(self.tally, len(self._units))
             if self._jobs:
                 done, _ = wait(self._jobs, timeout=self._patience(), return_when=FIRST_COMPLETED)
@@ -152,55 +138,43 @@ class Runner:
             patience = min(patience, self._deadline - time.monotonic())
         return max(0.0, patience)
 
+    def _look(self) -> None:
+        """Settle what is finished of jobs that go on with other trials."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        old = now - _LOOK_SECONDS
+        if any(len(job.grant.trial_ids) > 1 and job.began < old for job in self._jobs.values()):
+            for trial in self._storage.get_all_trials(self._study_id, deepcopy=False):
+                if trial.state.is_finished() and trial._trial_id in self._units:
+                    place = (trial._trial_id, trial.state, trial.number)
+                    self._finish(*place, trial.values, _reason(trial))
+
     def _top_up(self) -> None:
         """Start jobs until enough are in flight or the budget is used up."""
         if time.monotonic() < self._rest_until:
             return
-        if self._limits.n_jobs == -1:
-            self._slots = self._backend.slots()
+        if self._limits.n_jobs == -1 and time.monotonic() > self._slots_counted + _COUNT_SECONDS:
+            self._slots, self._slots_counted = self._backend.slots(), time.monotonic()
         wanted = budget.jobs_wanted(self._limits.n_jobs, self._slots, grows=self._grows)
         while len(self._jobs) < wanted:
-            trial_ids = self._next_trials(wanted)
+            jobs = self._jobs.values()
+            trial_ids = self._hand.next_trials(self.tally.finished, jobs, wanted)
             if not trial_ids:
                 return
             self._start(trial_ids)
 
-    def _next_trials(self, wanted: int) -> list[int]:
-        if self._again:
-            return [self._again.popleft()]
-        self._ledger.refresh(self._units)
-        left = self._ledger.left(self.tally.finished, len(self._units))
-        seconds = budget.mean(self._durations)
-        size = budget.grant_size(left, wanted, seconds, alone=self._alone)
-        if size == 0:
-            return self._unbegun_trials()
-        taken = self._ledger.take(size)
-        self._units.update((trial_id, _Unit()) for trial_id in taken)
-        return taken
-
-    def _unbegun_trials(self) -> list[int]:
-        """What a job with a slow trial has not come to: whoever claims it first runs it."""
-        late = time.monotonic() - _STEAL_AFTER
-        for job in self._jobs.values():
-            if job.began < late and len(job.grant.trial_ids) > 1:
-                for trial_id in job.grant.trial_ids:
-                    unit = self._units.get(trial_id)
-                    if unit is None or unit.job is not job:
-                        continue
-                    if self._storage.get_trial(trial_id).state == TrialState.WAITING:
-                        return [trial_id]
-        return []
-
     def _start(self, trial_ids: list[int]) -> None:
         units = {trial_id: self._units[trial_id] for trial_id in trial_ids}
         resumed = frozenset(trial_id for trial_id, unit in units.items() if unit.losses)
-        seconds = 5 * budget.GRANT_SECONDS
+        seconds = 2 * budget.GRANT_SECONDS
         timeout = self._limits.trial_timeout
         grant = Grant(
             self._grants, tuple(trial_ids), resumed, seconds, self.sampler_state, timeout
         )
         self._grants += 1
-        job = _Job(grant)
+        job = Job(grant)
         for unit in units.values():
             unit.job = job
         call = functools.partial(run_grant, self._run_id, self._payload, grant)
@@ -224,7 +198,7 @@ class Runner:
             self.sampler_state = outcome.sampler or self.sampler_state
             self._record(job, outcome)
 
-    def _recover(self, job: _Job, lost: TaskLost) -> None:
+    def _recover(self, job: Job, lost: TaskLost) -> None:
         """Hand out once more what a lost job had; the trial that ran pays with an attempt."""
         if not lost.timed_out:  # which is said of the trial itself
             _logger.warning("A job was lost (%s); its trials go on elsewhere.", lost)
@@ -254,7 +228,7 @@ class Runner:
             for trial_id in self._units
         )
 
-    def _judge(self, unit: _Unit, trial: FrozenTrial, lost: TaskLost) -> FrozenTrial:
+    def _judge(self, unit: Unit, trial: FrozenTrial, lost: TaskLost) -> FrozenTrial:
         attempts = trial.system_attrs.get(ATTEMPT, {}).get("begun", 1)
         attempts, retries = max(attempts, unit.losses), self._limits.max_retries
         verdict = budget.after_loss(attempts, retries, timed_out=lost.timed_out)
@@ -265,21 +239,21 @@ class Runner:
             reason = f"its process was lost {attempts} times, at last: {reason}"
         return self._ledger.fail(trial._trial_id, reason)
 
-    def _record(self, job: _Job, outcome: TrialOutcome) -> None:
+    def _record(self, job: Job, outcome: TrialOutcome) -> None:
         unit = self._units.get(outcome.trial_id)
-        if unit is None:
-            return
         if outcome.state is not None and outcome.state.is_finished():
-            if outcome.seconds:
-                self._durations.append(outcome.seconds)
-            trial = (outcome.trial_id, outcome.state, outcome.number, outcome.values)
-            self._finish(*trial, outcome.reason)
+            self._hand.observe(outcome.seconds)
+            if unit is not None:
+                trial = (outcome.trial_id, outcome.state, outcome.number, outcome.values)
+                self._finish(*trial, outcome.reason)
             if outcome.error is not None:
                 raise unpickle_error(outcome.error, outcome.traceback or "")
             if outcome.stops:
                 self.stop("study.stop() was called")
+        elif unit is None:
+            return
         elif outcome.taken:
-            others = [other for other in self._jobs.values() if _has(other, outcome.trial_id)]
+            others = [other for other in self._jobs.values() if other.has(outcome.trial_id)]
             if others:
                 unit.job = others[0]
             elif unit.losses:  # it was this run that claimed it, in a task that is over
@@ -346,14 +320,10 @@ def _reason(trial: FrozenTrial) -> str | None:
     return failure.get("reason")
 
 
-def _began(job: _Job, trial: FrozenTrial) -> bool:
+def _began(job: Job, trial: FrozenTrial) -> bool:
     """Whether a task of this job began the trial, and no earlier one alone."""
     attempt: dict[str, Any] = trial.system_attrs.get(ATTEMPT, {})
     return bool(attempt.get("grant", job.grant.grant_id) == job.grant.grant_id)
-
-
-def _has(job: _Job, trial_id: int) -> bool:
-    return trial_id in job.grant.trial_ids
 
 
 def _best_value(study: optuna.Study) -> float | None:

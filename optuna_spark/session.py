@@ -91,6 +91,14 @@ def grows(session: SparkSession) -> bool:
     return str(enabled).lower() == "true"
 
 
+def longest_silence(session: SparkSession) -> float | None:
+    """Seconds after which Spark kills a Python worker that sends nothing, as during a trial."""
+    conf = session.sparkContext.getConf()
+    kills = str(conf.get("spark.python.worker.killOnIdleTimeout", "false")).lower() == "true"
+    seconds = re.match(r"\d+", str(conf.get("spark.python.worker.idleTimeoutSeconds", "0")))
+    return float(seconds[0]) or None if kills and seconds else None
+
+
 def _is_this_host(name: str) -> bool:
     # Only an address of this host can be bound.
     try:

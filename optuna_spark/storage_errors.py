@@ -17,6 +17,7 @@ from optuna_spark.exceptions import (
     SchemaVersionMismatch,
     StorageAccessDenied,
     StorageDriverMissing,
+    StorageEncryptionError,
     StorageError,
     StorageUnreachable,
     StorageUrlError,
@@ -70,7 +71,13 @@ _SENTENCES: tuple[tuple[tuple[int, ...], type[StorageError], str], ...] = (
         (1045, 1698),
         StorageAccessDenied,
         "The server at {where} refuses the user {user!r}: correct the password (MYSQL_PWD, or an "
-        "option file), or the account; an account that requires TLS is refused in the same words.",
+        "option file), or the account; one that requires TLS is refused in the same words.",
+    ),
+    (
+        (3159,),
+        StorageEncryptionError,
+        "The server at {where} takes encrypted connections alone, and ssl_mode=DISABLED asks for "
+        "another: leave ssl_mode out of the storage URL.",
     ),
     (
         (1820, 1862, 3118, 4151),

@@ -23,7 +23,12 @@ from optuna_spark.objectives import check_callable, pickle_objective
 from optuna_spark.runner import Runner
 from optuna_spark.session import find_session, grows, remote_hosts
 from optuna_spark.settings import Limits, StorageAddress, storage_grace
-from optuna_spark.storage import enough_connections, is_patient, open_storage
+from optuna_spark.storage import (
+    enough_connections,
+    is_patient,
+    open_storage,
+    study_snapshot,
+)
 from optuna_spark.storage_errors import translated_errors
 from optuna_spark.trial_task import Run, current_study, package_versions
 
@@ -139,6 +144,7 @@ class SparkStudy(optuna.Study):
                 address=self._address,
                 study_name=self.study_name,
                 body=body,
+                snapshot=study_snapshot(self._storage, self._study_id),
                 gc_after_trial=gc_after_trial,
                 max_retries=max_retries,
                 reseed=n_jobs != 1,

@@ -30,7 +30,14 @@ from optuna_spark.exceptions import SHIP, ExecutorEnvironmentError
 from optuna_spark.objectives import pickle_error, pickle_sampler
 from optuna_spark.patient_storage import ParameterTaken
 from optuna_spark.settings import StorageAddress
-from optuna_spark.storage import claim_trial, close_storage, on_wait, open_storage, remember_trial
+from optuna_spark.storage import (
+    begin_with_snapshot,
+    claim_trial,
+    close_storage,
+    on_wait,
+    open_storage,
+    remember_trial,
+)
 
 # System attributes of a trial.
 RUN = "optuna_spark:run"  # the run that created it
@@ -82,6 +89,7 @@ class Run:
     address: StorageAddress | BaseStorage
     study_name: str
     body: bytes = field(repr=False)  # pickled (objective, sampler, pruner, catch)
+    snapshot: bytes | None = field(default=None, repr=False)  # of the study's trials
     gc_after_trial: bool = False
     max_retries: int = 3
     storage_grace: float | None = None  # seconds, as on the driver
@@ -194,7 +202,8 @@ def _open_run(run: Run) -> _OpenRun:
         grace=run.storage_grace,
     )
     study = ExecutorStudy(run.study_name, storage)
-    study_id = storage.get_study_id_from_name(run.study_name)
+    study_id = study._study_id
+    begin_with_snapshot(storage, study_id, run.snapshot)
     opened = _OpenRun(run, study, study_id, storage)
     # Before unpickling: an objective that captured its study finds it here.
     _current = opened

@@ -111,9 +111,10 @@ have_spark() {
   export PYSPARK_SUBMIT_ARGS="$options ${SPARK_SUBMIT_ARGS:-} pyspark-shell"
 }
 
-# take_storage ARGUMENT ...: puts them in `arguments`, but --storage in OPTUNA_STORAGE: a URL may
-# hold a password, which must be in no process's arguments.
+# take_storage ARGUMENT ...: puts them in `arguments`, but --storage in OPTUNA_STORAGE, and begins
+# the script anew without it: a URL may hold a password, which must be in no process's arguments.
 take_storage() {
+  local given=$#
   arguments=()
   while [ $# -gt 0 ]; do
     case $1 in
@@ -127,4 +128,5 @@ take_storage() {
     esac
     shift
   done
+  [ ${#arguments[@]} -eq "$given" ] || exec "$BASH" "$script" ${arguments[@]+"${arguments[@]}"}
 }

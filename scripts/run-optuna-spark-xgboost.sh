@@ -7,9 +7,8 @@
 # run-optuna-spark.sh.
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 
+take_storage "$@" # first, because the rest may take minutes
 have_packages pymysql,pack,examples
-
-take_storage "$@"
 
 have_spark
 exec "$python" "$root/examples/xgboost/tune_xgboost.py" ${arguments[@]+"${arguments[@]}"}

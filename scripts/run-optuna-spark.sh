@@ -9,9 +9,8 @@
 # OPTUNA_SPARK_ARCHIVE a packed environment for executors; default: this one, packed when needed
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 
+take_storage "$@" # first, because the rest may take minutes
 have_packages pymysql,pack,examples
-
-take_storage "$@"
 
 case ${arguments[0]:-} in
   "" | -*)

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Prepares a MySQL or MariaDB server for optuna-spark; --help says how, README.md why.
 set -euo pipefail
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+source "$here/server.sh"
+source "$here/settings.sh"
 
 # What Optuna needs, in the order in which both servers print it. README.md says what for.
 RIGHTS="SELECT, INSERT, UPDATE, DELETE, CREATE, REFERENCES, INDEX, ALTER"
@@ -18,12 +21,18 @@ rights that Optuna needs, its password in an option file. Run again, it changes 
   --host PATTERN             where the account may log in from, such as 10.0.0.% or %
                              (default: this machine; others must use TLS)
   --option-file FILE         takes the password (default: ~/.config/optuna-spark/mysql.cnf)
+  --slots N                  task slots of the cluster, for which the server is sized
+                             (default: 64)
 
-On this machine (as root): installs MariaDB if no server is here, and starts it.
+On this machine (as root): installs MySQL (Ubuntu) or MariaDB (Debian) if no server is here,
+starts it, and writes a file of settings: sizes, and for a --host elsewhere a certificate and the
+address to listen on.
+  --bind-address ADDRESS     listen on this address alone (default: all of them, with a --host
+                             elsewhere, if it is this machine's own)
   --port PORT                the port of a server that has to be started (default: its own)
   --datadir DIR              run a private server on this data directory, made if missing
 
-On a server that runs already (needs no root, installs nothing):
+On a server that runs already (needs no root, installs nothing, names settings that are too low):
   --admin-option-file FILE   option file with an administrator's user and password
   --server HOST              (default: 127.0.0.1)
   --port PORT                (default: 3306)
@@ -49,25 +58,25 @@ changed() {
 # ---- Options -------------------------------------------------------------------------------------
 
 database=optuna user=optuna host='' option_file='' admin_file='' server='' port='' datadir=''
+slots='' bind_address=''
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage && exit 0 ;;
-    --database | --user | --host | --option-file | --admin-option-file | --server | --port | --datadir)
-      [ -n "${2-}" ] || wrong_use "$1 needs a value"
-      case $1 in
-        --database) database=$2 ;;
-        --user) user=$2 ;;
-        --host) host=$2 ;;
-        --option-file) option_file=$2 ;;
-        --admin-option-file) admin_file=$2 ;;
-        --server) server=$2 ;;
-        --port) port=$2 ;;
-        --datadir) datadir=$2 ;;
-      esac
-      shift 2
-      ;;
+    --database) option=database ;;
+    --user) option=user ;;
+    --host) option=host ;;
+    --option-file) option=option_file ;;
+    --slots) option=slots ;;
+    --bind-address) option=bind_address ;;
+    --datadir) option=datadir ;;
+    --port) option=port ;;
+    --admin-option-file) option=admin_file ;;
+    --server) option=server ;;
     *) wrong_use "unknown option $1" ;;
   esac
+  [ -n "${2-}" ] || wrong_use "$1 needs a value"
+  printf -v "$option" %s "$2"
+  shift 2
 done
 
 # These go into SQL and into the URL as they are, so nothing in them may need quoting.
@@ -76,8 +85,11 @@ done
 [[ $host =~ ^[A-Za-z0-9.:%_/-]*$ ]] || wrong_use "--host takes a host name or a pattern with %"
 [[ $server =~ ^[A-Za-z0-9._-]*$ ]] || wrong_use "--server takes a host name or an IPv4 address"
 [[ $port =~ ^[0-9]{0,5}$ ]] || wrong_use "--port takes a number"
+[[ $slots =~ ^([1-9][0-9]{0,4})?$ ]] || wrong_use "--slots takes a number from 1 to 99999"
+[[ $bind_address =~ ^[A-Za-z0-9.:,*_-]*$ ]] || wrong_use "--bind-address takes an address"
 if [ -n "$admin_file" ]; then
-  [ -z "$datadir" ] || wrong_use "--datadir is for a server of this machine, without --admin-option-file"
+  [ -z "$datadir$bind_address" ] ||
+    wrong_use "--datadir and --bind-address are for a server of this machine, without --admin-option-file"
   [ -r "$admin_file" ] || die "cannot read $admin_file: give --admin-option-file a file that exists"
 elif [ -n "$server" ]; then
   wrong_use "--server needs --admin-option-file"
@@ -88,6 +100,10 @@ fi
 hosts=("$host")
 [ -n "$host" ] || hosts=(localhost 127.0.0.1)
 remote() { [[ ! $1 =~ ^(localhost|127\.0\.0\.1|::1)$ ]]; }
+remote_account=''
+! remote "${hosts[0]}" || remote_account=yes
+[ -z "$bind_address" ] || [ -n "$remote_account" ] ||
+  wrong_use "--bind-address needs a --host: the machines that will log in, such as 10.0.0.%"
 ! remote "${server:-localhost}" || [ -n "$host" ] ||
   wrong_use "--host is needed with a --server elsewhere: the machines that will log in, such as 10.0.0.%"
 
@@ -100,8 +116,10 @@ if [ -z "$option_file" ]; then
   option_file=${XDG_CONFIG_HOME:-$home/.config}/optuna-spark/mysql.cnf
 fi
 option_file=$(realpath -m -- "$option_file")
-[[ $option_file =~ ^[A-Za-z0-9._/@+-]+$ ]] ||
-  wrong_use "--option-file: use a path without spaces, not $option_file"
+[ -z "$datadir" ] || datadir=$(realpath -m -- "$datadir")
+for path in "$option_file" "${datadir:-/}"; do
+  [[ $path =~ ^[A-Za-z0-9._/@+-]+$ ]] || wrong_use "use a path without spaces, not $path"
+done
 
 # ---- The server ----------------------------------------------------------------------------------
 
@@ -109,112 +127,16 @@ option_file=$(realpath -m -- "$option_file")
 sql() { "${admin[@]}" --batch --skip-column-names --raw; }
 query() { sql <<<"$1" || die "the server refused a statement: its message is above"; }
 
-find_programs() {
-  client=$(command -v mariadb || command -v mysql || true)
-  # mysqld may be of either kind; mariadbd is MariaDB's own name for it.
-  program=$(command -v mysqld || command -v mariadbd || true)
-}
-
-install_server() {
-  [ -z "$program" ] || [ -z "$client" ] || return 0
-  command -v apt-get >/dev/null || die "no server is here: install mariadb-server or mysql-server"
-  say "Installing MariaDB ..."
-  apt-get -qq update >/dev/null
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -y install mariadb-server mariadb-client >/dev/null ||
-    die "apt-get could not install mariadb-server: its message is above"
-  find_programs
-  changed "Installed MariaDB."
-}
-
-make_datadir() {
-  [ ! -e "$datadir/mysql" ] || return 0
-  install -d -o mysql -g mysql -m 750 "$datadir"
-  runuser -u mysql -- test -w "$datadir" ||
-    die "the account mysql cannot reach $datadir: choose a --datadir that it can enter"
-  local output made=yes make=(runuser -u mysql --) # root would change the installed files too
-  if "$program" --version | grep -q MariaDB; then
-    make+=(mariadb-install-db --no-defaults --skip-test-db
-      --auth-root-authentication-method=socket --auth-root-socket-user=root)
-  else
-    make+=("$program" --no-defaults --initialize-insecure)
-    made=insecure
-  fi
-  output=$("${make[@]}" --datadir="$datadir" 2>&1) ||
-    die "could not make the data directory: $(tail -n 5 <<<"$output")"
-  if [ "$made" = insecure ]; then
-    # So far root has no password: before it serves anybody, the server ties root to root.
-    printf '%s\n' "INSTALL PLUGIN auth_socket SONAME 'auth_socket.so';" \
-      "ALTER USER root@localhost IDENTIFIED WITH auth_socket;" >"$datadir/init.sql"
-    start+=(--init-file="$datadir/init.sql")
-  fi
-  changed "Made the data directory $datadir."
-}
-
-start_server() {
-  local unit run=${datadir:-/run/mysqld} start pid
-  if [ -z "$datadir" ] && [ -d /run/systemd/system ]; then
-    for unit in mariadb mysql mysqld; do
-      systemctl cat "$unit" >/dev/null 2>&1 || continue
-      systemctl enable --quiet --now "$unit" ||
-        die "systemctl could not start $unit: its message is above"
-      changed "Started the server ($unit.service)."
-      return
-    done
-  fi
-  id mysql >/dev/null 2>&1 || die "no account mysql to run the server: install mariadb-server"
-  local log=$run/optuna-spark.log
-  start=("$program")
-  if [ -n "$datadir" ]; then
-    start+=(--no-defaults --datadir="$datadir" --socket="$datadir/mysqld.sock"
-      --bind-address=127.0.0.1 --loose-mysqlx=OFF)
-    make_datadir
-  else
-    install -d -o mysql -g root -m 755 "$run"
-  fi
-  start+=(--user=mysql --pid-file="$run/mysqld.pid")
-  [ -z "$port" ] || start+=(--port="$port")
-  setsid "${start[@]}" >>"$log" 2>&1 </dev/null &
-  pid=$!
-  for _ in $(seq 300); do
-    if sql <<<'SELECT 1' >/dev/null 2>&1; then
-      changed "Started the server; to stop it: kill \$(cat $run/mysqld.pid)"
-      return
-    fi
-    kill -0 "$pid" 2>/dev/null || die "the server did not start: $(tail -n 5 "$log")"
-    sleep 0.2
-  done
-  kill "$pid"
-  die "the server did not answer within a minute: see $log"
-}
-
-use_local_server() {
-  local answer
-  [ "${#datadir}" -lt 90 ] || die "--datadir: choose a shorter path, a socket has to fit in it"
-  install_server
-  admin=("$client" --protocol=socket --host=localhost --user=root)
-  [ -z "$datadir" ] || admin=("$client" --no-defaults --socket="$datadir/mysqld.sock" --user=root)
-  if ! answer=$(sql <<<'SELECT 1' 2>&1); then
-    [[ $answer == *"ERROR 2002"* ]] ||
-      die "root cannot log in over the socket: give --admin-option-file instead ($answer)"
-    start_server
-  fi
-  local given=$port
-  port=$(query 'SELECT @@port')
-  [ "$(query 'SELECT @@skip_networking')" = 0 ] ||
-    die "the server takes no TCP connections: remove skip-networking from its configuration"
-  [ -z "$given" ] || [ "$given" = "$port" ] ||
-    die "the server listens on port $port: leave out --port $given"
-}
-
 use_running_server() {
   [ -n "$client" ] || die "no mysql or mariadb client is here: install mariadb-client"
-  server=${server:-127.0.0.1} port=${port:-3306}
+  server=${server:-127.0.0.1} port=${port:-3306} slots=${slots:-64}
   admin=("$client" --defaults-file="$admin_file" --protocol=tcp --host="$server" --port="$port")
   ! remote "$server" || admin+=("${tls[@]}")
   query 'SELECT 1' >/dev/null
   if remote "$server" && [ -z "$(query "SHOW STATUS LIKE 'Ssl_cipher'" | cut -f2)" ]; then
     die "the connection to $server is not encrypted and would show the password: switch TLS on there"
   fi
+  running=yes
 }
 
 # ---- Database, account, rights -------------------------------------------------------------------
@@ -320,11 +242,10 @@ log_in() {
 check_login() {
   local answer account
   if [ -n "$remote_account" ]; then
-    case $(query "SELECT @@bind_address") in
-      127.* | localhost | ::1) say "Note: the server listens to this machine only: see README.md." ;;
-    esac
+    ! this_machine_only "$(in_force bind_address)" ||
+      say "Note: the server listens to this machine only: set bind_address in its configuration."
     [ "$(query "SHOW VARIABLES LIKE 'have_ssl'" | cut -f2)" != DISABLED ] ||
-      say "Note: the server has no TLS yet, which the account must use: see README.md."
+      say "Note: the server has no TLS, which the account must use: set ssl_cert and ssl_key in its configuration."
     log_in || say "Note: could not try the account from this machine ($answer)."
     return
   fi
@@ -337,19 +258,19 @@ check_login() {
 }
 
 PATH=$PATH:/usr/sbin:/usr/local/sbin
+running='' settings='' first_start=()
 find_programs
-tls=(--ssl)
-[ -z "$client" ] || "$client" --version | grep -q MariaDB || tls=(--ssl-mode=REQUIRED)
 if [ -n "$admin_file" ]; then use_running_server; else use_local_server; fi
 prepare_database
 prepare_option_file
 for account in "${hosts[@]}"; do prepare_account "$account"; done
 
-address=${server:-127.0.0.1} remote_account=''
-if remote "${hosts[0]}"; then
-  remote_account=yes
+address=${server:-127.0.0.1} query=read_default_file=$option_file
+if [ -n "$remote_account" ]; then
   [ -n "$server" ] || address=$(hostname -f 2>/dev/null || hostname)
+  query+='&ssl_mode=REQUIRED' # mysqlclient without optuna-spark does not ask for TLS by itself
 fi
 check_login
+each_setting report_setting
 [ "$changes" != 0 ] || say "Nothing to change."
-say "export OPTUNA_STORAGE='mysql://$user@$address:$port/$database?read_default_file=$option_file'"
+say "export OPTUNA_STORAGE='mysql://$user@$address:$port/$database?$query'"

@@ -7,97 +7,36 @@ import os
 import re
 import secrets
 import shutil
-import signal
-import socket
 import stat
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import optuna
 import pymysql
 import pytest
-from sqlalchemy.engine import URL, make_url
 
+from tests.deployments import (
+    DATABASE,
+    LAUNCHER,
+    NEIGHBOUR,
+    RIGHTS,
+    SETUP,
+    USER,
+    Deployment,
+    folder_for_mysql,
+    private_server,
+    recording_client,
+    run_setup,
+    stop_private_server,
+)
 from tests.servers import DatabaseServer
-
-ROOT = Path(__file__).resolve().parents[2]
-SETUP = ROOT / "deploy" / "mysql" / "setup.sh"
-LAUNCHER = ROOT / "scripts" / "run-optuna-spark.sh"
-# The underscore, because GRANT takes a bare one for any character.
-DATABASE, NEIGHBOUR, USER = "deploy_test", "deployXtest", "deployer"
-RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, REFERENCES, INDEX, ALTER"
-
-
-def run_setup(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the script; standard error comes with the output."""
-    return subprocess.run(
-        [SETUP, *options],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=600,
-    )
-
-
-@dataclass
-class Deployment:
-    """What one run of the script made."""
-
-    options: list[str]
-    option_file: Path
-    arguments_log: Path  # the arguments of each client that the script ran
-    environment: dict[str, str]
-    admin_sql: Callable[[str], str]
-    output: str = ""
-
-    def run(self, *options: str) -> str:
-        done = run_setup(*self.options, *options, **self.environment)
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    @property
-    def password(self) -> str:
-        [password] = re.findall(r"^password=(.+)$", self.option_file.read_text(), re.MULTILINE)
-        return str(password)
-
-    @property
-    def url(self) -> URL:
-        [url] = re.findall(r"^export OPTUNA_STORAGE='(.+)'$", self.output, re.MULTILINE)
-        return make_url(url)
-
-    def connect(self, database: str = DATABASE) -> pymysql.Connection[pymysql.cursors.Cursor]:
-        return pymysql.connect(
-            host=self.url.host or "",
-            port=self.url.port or 0,
-            database=database,
-            read_default_file=parse_qs(self.url.render_as_string().partition("?")[2])[
-                "read_default_file"
-            ][0],
-        )
-
-    def state(self) -> tuple[object, ...]:
-        """All that a second run must leave alone."""
-        accounts = [f"'{USER}'@'{host}'" for host in ("localhost", "127.0.0.1")]
-        statements = ("SHOW GRANTS FOR", "SHOW CREATE USER")
-        server = [self.admin_sql(f"{sql} {name}") for sql in statements for name in accounts]
-        kept = self.option_file.stat()
-        return (server, kept.st_mtime_ns, kept.st_ino, self.option_file.read_bytes())
 
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder that the account mysql can enter, which pytest's own are not."""
-    path = Path(tempfile.mkdtemp(prefix="deploy-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with folder_for_mysql() as path:
+        yield path
 
 
 @pytest.fixture(scope="module", params=["private", "mysql", "mariadb"])
@@ -110,8 +49,8 @@ def deployment(request: pytest.FixtureRequest, folder: Path) -> Iterator[Deploym
     made = Deployment(common, option_file, log, recording_client(work), lambda sql: "")
     with contextlib.ExitStack() as cleanup:
         if request.param == "private":
-            data = private_server(made, work)
-            cleanup.callback(stop_private_server, data)
+            private_server(made, work)
+            cleanup.callback(stop_private_server, work / "data")
         else:
             server: DatabaseServer = request.getfixturevalue(f"{request.param}_server")
             running_server(made, work, server)
@@ -125,55 +64,6 @@ def deployment(request: pytest.FixtureRequest, folder: Path) -> Iterator[Deploym
             made.environment.update(recording_client(work))
             made.run()
         yield made
-
-
-def recording_client(work: Path) -> dict[str, str]:
-    """Puts before each client program one that writes its arguments down."""
-    found = {name: shutil.which(name) for name in ("mariadb", "mysql")}
-    (work / "bin").mkdir(exist_ok=True)
-    for name, program in found.items():
-        if program:
-            script = work / "bin" / name
-            script.write_text(
-                f'#!/bin/sh\necho "$*" >>{work}/arguments.log\nexec {program} "$@"\n'
-            )
-            script.chmod(0o755)
-    return {"PATH": f"{work / 'bin'}:{os.environ['PATH']}"}
-
-
-def private_server(made: Deployment, work: Path) -> Path:
-    if os.geteuid() != 0:
-        pytest.skip("setting up a server on this machine takes root")
-    if not any(map(shutil.which, ("mariadbd", "/usr/sbin/mariadbd", "mysqld", "apt-get"))):
-        pytest.skip("no server is here and there is no apt-get to install one")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = work / "data"
-    made.options += ["--datadir", str(data), "--port", str(port)]
-    made.admin_sql = lambda sql: (
-        subprocess.run(
-            ["mysql", "--no-defaults", f"--socket={data}/mysqld.sock", "-uroot", "-NB"],
-            input=sql,
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout
-    )
-    return data
-
-
-def stop_private_server(data: Path) -> None:
-    pid_file = data / "mysqld.pid"
-    if not pid_file.exists():
-        return
-    pid, deadline = int(pid_file.read_text()), time.monotonic() + 30
-    os.kill(pid, signal.SIGTERM)
-    while pid_file.exists():  # the server removes it last
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            raise AssertionError(f"the server {pid} did not stop")
-        time.sleep(0.05)
 
 
 def running_server(made: Deployment, work: Path, server: DatabaseServer) -> None:
@@ -190,12 +80,25 @@ def running_server(made: Deployment, work: Path, server: DatabaseServer) -> None
     made.admin_sql = lambda sql: str(server.admin_sql(sql))
 
 
+def test_a_server_that_runs_keeps_its_settings(deployment: Deployment) -> None:
+    if "--admin-option-file" not in deployment.options:
+        pytest.skip("the script may set this server")
+    asked = "SELECT @@max_connections, @@innodb_buffer_pool_size, @@wait_timeout"
+    before = deployment.admin_sql(asked)
+    notes = [line for line in deployment.run("--slots", "400").splitlines() if "Note" in line]
+    settings = ["max_connections", "innodb_buffer_pool_size", "max_connect_errors"]
+    assert [line.split()[1] for line in notes] == settings
+    assert "too little for 400 task slots: set it to 428 in the server's" in notes[0]
+    assert deployment.admin_sql(asked) == before
+    assert "max_connections" not in deployment.run("--slots", "123")
+
+
 def test_second_run_changes_nothing(deployment: Deployment) -> None:
     before = deployment.state()
     second = deployment.run()
     assert deployment.state() == before
-    assert second.splitlines()[0] == "Nothing to change."
-    assert second.splitlines()[1:] == deployment.output.splitlines()[-1:]
+    said = [line for line in second.splitlines() if not line.startswith("Note: ")]
+    assert said == ["Nothing to change.", *deployment.output.splitlines()[-1:]]
 
 
 def test_password_is_in_the_option_file_alone(deployment: Deployment) -> None:
@@ -258,7 +161,7 @@ def test_wrong_password_and_wrong_rights_are_put_right(deployment: Deployment) -
     output = deployment.run()
     assert "had another password" in output
     assert output.count(f"Gave {USER}@") == 2
-    assert deployment.run().startswith("Nothing to change.")
+    assert "Nothing to change." in deployment.run()
 
 
 def test_case_insensitive_tables_are_refused(deployment: Deployment) -> None:
@@ -280,6 +183,9 @@ def test_case_insensitive_tables_are_refused(deployment: Deployment) -> None:
         (["--database", "a`b"], "--database takes letters"),
         (["--server", "db.example.com"], "--server needs --admin-option-file"),
         (["--admin-option-file", "/dev/null", "--server", "db.example.com"], "--host is needed"),
+        (["--slots", "0"], "--slots takes a number"),
+        (["--admin-option-file", "/dev/null", "--option-file", "/a b"], "not /a b"),
+        (["--admin-option-file", "/dev/null", "--bind-address", "0.0.0.0"], "of this machine"),
     ],
 )
 def test_wrong_use_is_one_sentence(options: list[str], says: str) -> None:
@@ -290,8 +196,9 @@ def test_wrong_use_is_one_sentence(options: list[str], says: str) -> None:
 
 def test_help_names_every_option() -> None:
     text = run_setup("--help").stdout
-    for option in re.findall(r"^    (--[\w |-]+)\)$", SETUP.read_text(), re.MULTILINE):
-        assert all(f"  {name} " in text for name in option.split(" | "))
+    options = re.findall(r"^    (--[\w-]+)\) option=", SETUP.read_text(), re.MULTILINE)
+    assert len(options) >= 10
+    assert [option for option in options if f"\n  {option} " not in text] == []
 
 
 def test_the_launcher_runs_with_what_the_script_printed(

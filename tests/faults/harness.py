@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ ROW = "row"  # a file in that folder, which names the row's own: a warm driver h
 OBJECTIVE = Path(__file__).with_name("objective.py")
 # A row's JVMs live for seconds, in which the second compiler costs more than it gains.
 QUICK_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
-_PATIENCE = 150.0  # seconds; what the package may need after a fault, its grace included
+PATIENCE = 150.0  # seconds; what the package may need after a fault, its grace included
 
 Result = tuple[tuple[float, ...], dict[str, Any]]
 
@@ -98,7 +98,7 @@ class Driver:
         """Whether it has ended."""
         return self._process.poll() is not None
 
-    def wait(self, seconds: float = _PATIENCE) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for its end, and return its exit code."""
         try:
             return self._process.wait(seconds)
@@ -130,7 +130,8 @@ class Row:
         self.drivers: list[Driver | WarmStudy] = []
         self._warm = warm
         self._complete: dict[int, Result] = {}
-        (self.folder / "marks").mkdir()
+        for name in ("marks", "held"):
+            (self.folder / name).mkdir()
         self.settle()
 
     def settle(self, *, seconds: float = 0.25, **faults: Any) -> None:
@@ -230,7 +231,7 @@ class Row:
         rows = self._rows("SELECT state, COUNT(*) FROM {}.trials GROUP BY state")
         return Counter({str(state): int(count) for state, count in rows})
 
-    def when_complete(self, number: int, seconds: float = 60.0) -> None:
+    def when_complete(self, number: int, seconds: float = PATIENCE) -> None:
         """Wait until so many trials are COMPLETE, and keep what they are for the verdict."""
 
         def enough() -> bool:
@@ -271,6 +272,22 @@ class Row:
     def a_running(self) -> Mark:
         """Where one of the trials that are RUNNING runs, once there is one."""
         return eventually(self.running)[-1]
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Mark]:
+        """Let no trial end, and say where one of those runs whose end is held up."""
+        hold = self.folder / "hold"
+        hold.touch()
+        try:
+            yield eventually(self._held, PATIENCE)
+        finally:
+            hold.unlink()
+            for path in (self.folder / "held").iterdir():
+                path.unlink()
+
+    def _held(self) -> Mark | None:
+        held = {int(path.name) for path in (self.folder / "held").iterdir()}
+        return next((mark for mark in reversed(self.running()) if mark.trial in held), None)
 
     def marks(self, trial: int) -> list[Mark]:
         """The attempts at a trial, as far as its objective began."""

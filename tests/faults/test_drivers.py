@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.faults.harness import LONG, TRIALS, Row, kill
+from tests.faults.harness import LONG, PATIENCE, TRIALS, Row, kill
 from tests.fixtures_spark import eventually
 
 HALF = ("--n-trials", str(TRIALS // 2))
@@ -57,7 +57,7 @@ def test_two_drivers_on_one_study(row: Row) -> None:
 
 def test_two_drivers_on_one_study_and_an_executor_is_killed(row: Row) -> None:
     first = row.start(*HALF)
-    eventually(row.states, 60)
+    eventually(row.states, PATIENCE)
     second = row.start(*HALF)
     for complete in (4, 14):
         row.when_complete(complete)
@@ -72,7 +72,7 @@ def test_a_driver_is_killed_and_started_again(row: Row) -> None:
     for strike in range(times):
         driver = row.start(*command)
         # As soon as a trial runs, and then with ever more trials behind it.
-        eventually(row.running, 60)
+        eventually(row.running, PATIENCE)
         row.when_complete(strike * (TRIALS - 10) // times)
         driver.kill()
     row.start(*command)
@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_other_jobs_alone(row: Row) -> None:
     row.when_complete(5)
     row.a_running()
     driver.signal(signal.SIGINT)
-    assert driver.wait(60) == 0
+    assert driver.wait() == 0
     assert driver.output.splitlines()[-2:] == ["interrupted", "counted 3"]
     row.judge_trials(row.trials())
     row.none_is_left()

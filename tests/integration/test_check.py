@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from sqlalchemy.engine import make_url
 
 from optuna_spark import preflight
-from optuna_spark.preflight import Finding, Verdict, check
+from optuna_spark.preflight import Finding, Verdict, check, merge
 from tests.servers import DatabaseServer
 
 FAILED, WARNING = Verdict.FAILED, Verdict.WARNING
@@ -53,12 +53,14 @@ def test_all_is_well(mysql_url: str) -> None:
     findings = check(mysql_url)
     assert bad(findings) == bad(findings, WARNING) == {}
     told = {(each.where, each.what) for each in findings}
-    for what in ("Python", "Java", "Spark", "optuna", "cloudpickle"):
+    packages = {each.what for each in findings} & {"mysqlclient", "PyMySQL"}
+    assert len(packages) == 1
+    for what in ("Python", "Java", "Spark", "pyspark", "optuna", "cloudpickle", *packages):
         assert ("driver", what) in told
     for what in ("address", "connection", "rights", "TLS", "collation", "connections", "clock"):
         assert ("storage", what) in told
     [executor] = {where for where, _ in told if where.startswith("executor")}
-    for what in ("Python", "optuna", "storage", "clock"):
+    for what in ("Python", "Java", "pyspark", "optuna", "storage", "clock", *packages):
         assert (executor, what) in told
 
 
@@ -85,10 +87,10 @@ def test_a_server_that_cannot_be_used(
     change: dict[str, str], expected: str, mysql_url: str
 ) -> None:
     url = make_url(mysql_url).set(**change)  # type: ignore[arg-type]
-    found = bad(check(url.render_as_string(hide_password=False)))
-    assert expected in found["storage connection"]
-    assert any(expected in text for place, text in found.items() if place.startswith("executor"))
-    assert not any(str(url.password) in text for text in found.values())
+    [(place, text)] = bad(check(url.render_as_string(hide_password=False))).items()
+    assert place == "storage connection"  # once: executors say no more than the driver
+    assert expected in text
+    assert str(url.password) not in text
 
 
 def test_an_account_that_may_only_read(mysql_url: str, mysql_server: DatabaseServer) -> None:
@@ -138,16 +140,48 @@ def test_other_hosts_cannot_reach_this_one_as_localhost(
 ) -> None:
     monkeypatch.setattr(preflight, "remote_hosts", lambda session: ["node-1"])
     [(place, text)] = bad(check(mysql_url)).items()
-    assert place == "executors probe"
+    assert place == "executors storage"
     assert "executors run on other hosts (node-1)" in text
 
 
-def test_other_packages_on_executors(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = preflight.package_versions()
-    monkeypatch.setattr(preflight, "package_versions", lambda: {**theirs, "optuna": "0.1"})
-    [(place, text)] = bad(check("sqlite:///here.db")).items()
-    assert place.startswith("executor")
-    assert text.startswith(f"{theirs['optuna']}, and the driver has 0.1: ship")
+@pytest.mark.parametrize(("theirs", "verdict"), [("4.3.9", Verdict.OK), ("4.2.0", FAILED)])
+def test_another_spark_on_executors(
+    theirs: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "versions", lambda: {"pyspark": "4.3.0"})
+    [finding] = preflight.judge_packages("node-1", {"pyspark": theirs})
+    assert finding.verdict is verdict
+    if verdict is FAILED:
+        text = "4.2, and the driver has 4.3: install pyspark==4.2.* for the driver"
+        assert finding.text == text
+
+
+def test_a_spark_that_kills_long_trials(spark: SparkSession) -> None:
+    conf, name = spark.sparkContext._conf, "spark.python.worker"
+    conf.set(f"{name}.killOnIdleTimeout", "true").set(f"{name}.idleTimeoutSeconds", "90s")
+    try:
+        [(place, text)] = bad(check("sqlite:///here.db"), WARNING).items()
+    finally:
+        conf.set(f"{name}.killOnIdleTimeout", "false").set(f"{name}.idleTimeoutSeconds", "0s")
+    assert place == "driver Spark"
+    assert "kills trials that take longer than 90 s: unset" in text
+
+
+@pytest.mark.parametrize(
+    ("by_host", "expected"),
+    [
+        ({"a": "1"}, {"executor a": "1"}),
+        ({"a": "1", "b": "1"}, {"executors": "1"}),
+        ({"a": "1", "b": "2", "c": "1"}, {"executors a, c": "1", "executor b": "2"}),
+        (
+            {**dict.fromkeys("abcde", "1"), "f": "2"},
+            {"executors a, b, c and 2 more": "1", "executor f": "2"},
+        ),
+    ],
+)
+def test_what_is_alike_is_one_line(by_host: dict[str, str], expected: dict[str, str]) -> None:
+    findings = [Finding(host, "optuna", Verdict.OK, text) for host, text in by_host.items()]
+    assert {each.where: each.text for each in merge(findings + findings)} == expected
 
 
 def test_the_command(tmp_path: Path) -> None:

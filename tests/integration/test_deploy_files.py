@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,36 @@ def test_both_run_the_same_server() -> None:
     assert DOCKER["image"] == CONTAINER["image"]
     assert DOCKER["command"] == CONTAINER["args"]
     assert DOCKER["environment"].keys() == KUBERNETES_ENVIRONMENT.keys()
+
+
+@pytest.mark.parametrize(
+    ("slots", "connections", "buffer_pool", "errors"),
+    [
+        (1, 29, "256M", 100),
+        (64, 92, "256M", 100),
+        (272, 300, "512M", 272),
+        (5000, 5028, "1024M", 5000),
+    ],
+)
+def test_the_script_sizes_a_server_for_its_slots(
+    slots: int, connections: int, buffer_pool: str, errors: int
+) -> None:
+    show = 'source settings.sh; show() { echo "$1=$2"; }; each_setting show'
+    command = ["bash", "-euc", f"slots={slots}; {show}"]
+    lines = subprocess.run(command, cwd=FOLDER, check=True, stdout=subprocess.PIPE, text=True)
+    assert lines.stdout.split() == [
+        f"max_connections={connections}",
+        f"innodb_buffer_pool_size={buffer_pool}",
+        "wait_timeout=28800",
+        f"max_connect_errors={errors}",
+    ]
+
+
+def test_docker_has_the_sizes_that_the_readme_tells() -> None:
+    assert "for\n272 task slots" in (FOLDER / "README.md").read_text()
+    assert {"--max-connections=300", "--innodb-buffer-pool-size=512M"} <= {
+        option.partition(" ")[0] for option in DOCKER["command"]
+    }
 
 
 @pytest.mark.parametrize("environment", [DOCKER["environment"], KUBERNETES_ENVIRONMENT])

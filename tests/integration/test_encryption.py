@@ -247,3 +247,48 @@ def test_the_check_names_it(without_tls: DatabaseServer, package: str) -> None:
     texts = [each.text for each in found if each.verdict is Verdict.FAILED]
     assert texts
     assert all("offers no TLS, which ssl_mode=REQUIRED asks for" in text for text in texts)
+
+
+@pytest.mark.usefixtures("spark")
+@pytest.mark.parametrize("who", ["account", "server"])
+def test_the_check_names_it_where_it_is_wanted_and_off(
+    who: str, with_tls: DatabaseServer, package: str
+) -> None:
+    url = url_of(with_tls, package, ssl_mode="DISABLED")
+    begin, end = {
+        "account": (f"ALTER USER {url.username}@'127.0.0.1' REQUIRE SSL", "SELECT 1"),
+        "server": tuple(f"SET GLOBAL require_secure_transport = {now}" for now in ("ON", "OFF")),
+    }[who]
+    with_tls.admin_sql(begin)
+    try:
+        found = check(url.render_as_string(hide_password=False))
+    finally:
+        with_tls.admin_sql(end)
+    [finding] = [each for each in found if each.verdict is not Verdict.OK]
+    assert (finding.where, finding.verdict) == ("storage", Verdict.FAILED)
+    if finding.what == "TLS":  # the server has said no more than "access denied"
+        assert finding.text == (
+            "off, and the server refuses this account without it: leave ssl_mode=DISABLED out of "
+            "the storage URL"
+        )
+    else:
+        assert who == "server"
+        assert "takes encrypted connections alone, and ssl_mode=DISABLED asks" in finding.text
+
+
+@pytest.mark.usefixtures("spark")
+def test_the_check_tells_a_wrong_password_from_it(with_tls: DatabaseServer, package: str) -> None:
+    url = url_of(with_tls, package, ssl_mode="DISABLED").set(password="wrong")
+    found = check(url.render_as_string(hide_password=False))
+    [finding] = [each for each in found if each.verdict is not Verdict.OK]
+    assert (finding.where, finding.what) == ("storage", "connection")
+    assert "refuses the user" in finding.text
+
+
+@pytest.mark.usefixtures("spark")
+def test_the_check_warns_where_it_is_off(with_tls: DatabaseServer, package: str) -> None:
+    url = url_of(with_tls, package, ssl_mode="DISABLED")
+    found = check(url.render_as_string(hide_password=False))
+    [finding] = [each for each in found if each.verdict is not Verdict.OK]
+    assert (finding.what, finding.verdict) == ("TLS", Verdict.WARNING)
+    assert finding.text.endswith("leave ssl_mode=DISABLED out of the URL")

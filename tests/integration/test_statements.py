@@ -13,7 +13,7 @@ from optuna_spark.addresses import find_address
 from optuna_spark.ledger import Ledger
 from optuna_spark.objectives import pickle_objective
 from optuna_spark.settings import Limits
-from optuna_spark.storage import close_storage, open_storage
+from optuna_spark.storage import close_storage, open_storage, study_snapshot
 from tests.servers import DatabaseServer
 
 WARM = 12  # trials before; the first ten of TPE are random
@@ -41,9 +41,18 @@ def objective(parameters: int, reports: int) -> Callable[[optuna.Trial], float]:
 
 def counters(server: DatabaseServer) -> dict[str, int]:
     rows = server.admin_sql(
-        "SHOW GLOBAL STATUS WHERE Variable_name IN ('Questions', 'Com_commit')"
+        "SHOW GLOBAL STATUS WHERE Variable_name IN ('Questions', 'Com_commit', 'Bytes_sent')"
     )
     return {name: int(value) for name, value in rows}
+
+
+def run_one(ledger: Ledger, run: trial_task.Run) -> None:
+    ledger.refresh(())
+    grant = trial_task.Grant(0, tuple(ledger.take(1)))
+    payload = SimpleNamespace(value=run)
+    [outcome] = trial_task.run_trials(payload, grant, lambda what, value: None)
+    assert outcome.state is not None
+    assert outcome.state.is_finished(), outcome.reason
 
 
 @pytest.mark.parametrize(
@@ -72,22 +81,43 @@ def test_a_warm_trial(
     function = objective(parameters, reports)
     body = pickle_objective((function, sampler, pruner, ()), function)
     run = trial_task.Run("run", address, "s", body)
-    payload = SimpleNamespace(value=run)
     ledger = Ledger(storage, study._study_id, "run", Limits())
-
-    def run_one() -> None:
-        ledger.refresh(())
-        grant = trial_task.Grant(0, tuple(ledger.take(1)))
-        [outcome] = trial_task.run_trials(payload, grant, lambda what, value: None)
-        assert outcome.state is not None
-        assert outcome.state.is_finished(), outcome.reason
-
     for _ in range(WARM):
-        run_one()
+        run_one(ledger, run)
     before = counters(mysql_server)
-    run_one()
+    run_one(ledger, run)
     after = counters(mysql_server)
     close_storage(storage)
-    cost = {name: after[name] - before[name] for name in before}
+    cost = {name: after[name] - before[name] for name in ("Questions", "Com_commit")}
     # The counting itself is one statement.
     assert cost == {"Questions": statements + 1, "Com_commit": commits}
+
+
+def test_a_cold_process_reads_no_trial_that_the_driver_has_read(
+    mysql_server: DatabaseServer, mysql_url: str
+) -> None:
+    address = find_address(mysql_url)
+    storage = open_storage(address, create_schema=True)
+    study = optuna.create_study(study_name="s", storage=storage)
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        "x": optuna.distributions.FloatDistribution(0, 1)
+    }
+    for number in range(100):
+        done = optuna.create_trial(
+            params={"x": number / 100}, distributions=space, value=0.0, user_attrs={"a": "b" * 500}
+        )
+        study.add_trial(done)
+    function = objective(1, 0)
+    body = pickle_objective((function, optuna.samplers.TPESampler(), None, ()), function)
+    ledger = Ledger(storage, study._study_id, "run", Limits())
+    sent = {}
+    for snapshot in (None, study_snapshot(storage, study._study_id)):
+        run = trial_task.Run("run", address, "s", body, snapshot)
+        before = counters(mysql_server)["Bytes_sent"]
+        run_one(ledger, run)
+        sent[snapshot is not None] = counters(mysql_server)["Bytes_sent"] - before
+        trial_task.close_run()
+        trial_task._current = None
+    close_storage(storage)
+    assert sent[False] - sent[True] > 100 * 500
+    assert len(study.trials) == 102

@@ -18,6 +18,7 @@ from optuna_spark.budget import (
     jobs_wanted,
     mean,
     remaining,
+    to_create,
 )
 
 
@@ -49,6 +50,28 @@ def test_remaining(limit: int, finished: int, in_hand: int, expected: int) -> No
 )
 def test_after_loss(attempts: int, max_retries: int, timed_out: bool, expected: Verdict) -> None:
     assert after_loss(attempts, max_retries, timed_out=timed_out) is expected
+
+
+@pytest.mark.parametrize(
+    ("left", "size", "jobs", "slots", "alone", "expected"),
+    [
+        pytest.param(1000, 1, 8, 8, False, 24, id="for-all-slots-and-some-ahead"),
+        pytest.param(1000, 1, 1, 8, False, 17, id="for-one-slot-and-some-ahead"),
+        pytest.param(1000, 5, 2, 8, False, 26, id="short-trials"),
+        pytest.param(64, 1, 1, 8, False, 5, id="fewer-ahead-towards-the-end"),
+        pytest.param(15, 1, 8, 8, False, 1, id="none-ahead-near-the-end"),
+        pytest.param(1, 1, 8, 8, False, 1, id="the-last"),
+        pytest.param(1, 2, 8, 8, False, 1, id="never-more-than-are-left"),
+        pytest.param(0, 0, 8, 8, False, 0, id="nothing-left"),
+        pytest.param(1000, 1, 8, 8, True, 8, id="none-ahead-of-callbacks"),
+        pytest.param(None, 1, 8, 8, False, 8, id="none-ahead-that-a-timeout-would-leave"),
+        pytest.param(None, 0, 8, 8, False, 0, id="none-wanted"),
+    ],
+)
+def test_to_create(
+    left: int | None, size: int, jobs: int, slots: int, alone: bool, expected: int
+) -> None:
+    assert to_create(left, size, jobs, slots, alone=alone) == expected
 
 
 @pytest.mark.parametrize(

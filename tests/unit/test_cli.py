@@ -35,6 +35,7 @@ from optuna_spark.exceptions import (
     StudyNotFound,
     UsageError,
 )
+from optuna_spark.screen import table
 from optuna_spark.settings import STORAGE_VARIABLE
 
 SCRIPT = """
@@ -306,6 +307,27 @@ def test_arguments_of_sampler_and_pruner(study: FakeStudy) -> None:
     patient = '{"n_startup_trials": 9}'
     assert run("--pruner=MedianPruner", "--pruner-kwargs", patient) == 0
     assert study.made_with["pruner"]._n_startup_trials == 9
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["optimize", "tune.py:objective", "--stroage", "mysql://u:s3cret@h/d"],
+        ["optimize", "mysql://u:s3@cret@h/d:objective"],
+        ["check", "mysql://u:s3cret@h/d"],
+    ],
+)
+def test_a_password_in_a_wrong_place_is_not_repeated(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = cli.main([*arguments, *(["--n-trials=1"] if arguments[0] == "optimize" else [])])
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    shown = capsys.readouterr().err
+    assert code == cli.WRONG_USE
+    assert "cret" not in shown
+    assert "mysql://u:***@h/d" in shown
 
 
 def test_several_objectives(study: FakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -696,3 +718,15 @@ def test_the_exit_code_reaches_the_shell() -> None:
 
     assert shell(["--version"]) == 0
     assert shell(["optimize", "none.py:objective", "--n-trials=1"]) == 2
+
+
+# The screen
+
+
+def test_a_table_is_folded_in_its_last_column() -> None:
+    rows = [("storage", "TLS", "off: set it up"), ("driver", "Java", "17")]
+    whole = ["storage  TLS   off: set it up", "driver   Java  17"]
+    assert table(rows).split("\n") == whole
+    folded = ["storage  TLS   off: set", "               it up", "driver   Java  17"]
+    assert table(rows, 24).split("\n") == folded
+    assert table(rows, 1).split("\n")[0] == "storage  TLS   off: set"  # never narrower than words

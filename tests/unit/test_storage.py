@@ -130,6 +130,7 @@ def test_no_package_that_speaks_to_mysql(url: str, installed: Callable[..., None
         "mysql://u:s3cret@h:port/d",
         "mysql://u:s3@cret@h/d",
         "mysql+pymysql://u:@s3cret@@h/d",
+        "mysql+pymysql://u:s3@/cret@h/d",
     ],
 )
 def test_a_url_that_cannot_be_read_is_not_repeated(
