@@ -171,7 +171,12 @@ def curves(
         y_title: What the y axis is.
     """
     height, bottom = 300, 300 - _BOTTOM
-    layers = [(path(points, x, y, bottom), f"line {kind}") for points, kind in lines]
+    layers = []
+    for points, kind in lines:
+        made = path(points, x, y, bottom)
+        # A line of one point has no length, and is drawn as a dot.
+        alone = made.count("M") == 1 and "L" not in made
+        layers.append((f"{made}h0", f"line {kind} point") if alone else (made, f"line {kind}"))
     parts = [*_axes(x, y, height, x_title, y_title), stretched(layers, height)]
     return svg(parts, height, f"{y_title} by {x_title}, a line for each trial")
 

@@ -88,6 +88,7 @@ line.fail { stroke: var(--fail); stroke-width: 1.5; }
 line.pruned { stroke: var(--pruned); stroke-width: 1.5; }
 path { vector-effect: non-scaling-stroke; fill: none; }
 path.line { stroke: var(--complete); stroke-width: 1.2; stroke-opacity: .4; }
+path.line.point { stroke-linecap: round; stroke-width: 5px; stroke-opacity: .7; }
 path.line.pruned { stroke: var(--pruned); }
 path.line.fail { stroke: var(--fail); } path.line.running { stroke: var(--other); }
 path.line.best { stroke: var(--best); stroke-width: 2; stroke-opacity: 1; }

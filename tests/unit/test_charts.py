@@ -303,6 +303,15 @@ def test_a_curve_has_a_hole_where_a_value_is_no_number() -> None:
     assert (line.get("d", "").count("M"), line.get("d", "").count("L")) == (2, 1)
 
 
+def test_a_curve_of_one_point_is_a_dot() -> None:
+    scale = linear_scale(0, 3)
+    lines = [([(0, 1.0)], "pruned"), ([(0, 1.0), (1, NAN)], "pruned"), ([(0, NAN)], "fail")]
+    svg = charts.curves(lines, scale, scale, x_title="step", y_title="loss")
+    drawn = parts(svg, "path", "point")
+    assert [path.get("class") for path in drawn] == ["line pruned point"] * 2
+    assert all(path.get("d", "").endswith("h0") for path in drawn)
+
+
 def test_bars() -> None:
     svg = charts.bars([("a" * 60, 0.75), ("<b>", 0.25), ("c", 0.0)], "Importance")
     widths = [percent(bar, "width") for bar in parts(svg, "rect", "share")]
