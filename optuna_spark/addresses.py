@@ -87,6 +87,14 @@ def check_shared(address: StorageAddress | BaseStorage, remote_hosts: list[str])
         )
 
 
+def database_file(address: StorageAddress | BaseStorage) -> Path | None:
+    """The file that an SQLite database is, None for all others."""
+    if not isinstance(address, StorageAddress) or not address.is_sqlite:
+        return None
+    name = make_url(address.url).database or ""
+    return None if name.startswith("file:") else Path(name)
+
+
 def installed_driver(url: URL) -> URL:
     """The same database through PyMySQL where mysqlclient, which the driver has, is missing."""
     preferred, other = _MYSQL_DRIVERS

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import optuna
 from optuna.trial import TrialState
 
-from optuna_spark import __version__, preflight, study
+from optuna_spark import __version__, preflight, report, study
 from optuna_spark.backend import ExecutorTraceback
 from optuna_spark.exceptions import (
     ObjectiveNotCallable,
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_optimize(commands)
     _add_check(commands)
     _add_pack(commands)
+    _add_report(commands)
     return parser
 
 
@@ -122,6 +123,9 @@ def _add_optimize(commands: Any) -> None:
         help="exceptions that fail a trial without ending the run, as ValueError or pkg.Error",
     )
     limits.add_argument("--gc-after-trial", action="store_true")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write a report of the study, at the end"
+    )
     parser.add_argument("--show-progress-bar", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--verbose", action="store_true", help="show Optuna's and Spark's logs")
 
@@ -197,6 +201,36 @@ def _pack(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write what a study found, and how it ran, as one HTML file",
+        description="Write what a study found, and how it ran, as one HTML file that needs "
+        "nothing else. The study may be running; Spark is not needed.",
+    )
+    parser.set_defaults(command=_report)
+    parser.add_argument("--study-name", help="may be left out where the storage holds one alone")
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help=f"default: {STORAGE_VARIABLE}, else {DEFAULT_STORAGE}",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: the study's name, with .html"
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    if options.output is not None:
+        report.check_output(options.output)
+    with quiet_screen(verbose=False):
+        found = report.open_study(options.study_name, options.storage)
+        output = options.output or report.default_output(found.study_name)
+        report.write_report(found, output)
+    print(f"The report of study {found.study_name!r} is in {output}.")
+    return DONE
+
+
 def _optimize(options: argparse.Namespace) -> int:
     if options.n_trials is options.total_trials is options.timeout is None:
         raise UsageError("Nothing limits the run: give --n-trials, --total-trials or --timeout.")
@@ -209,6 +243,8 @@ def _optimize(options: argparse.Namespace) -> int:
         options.trial_timeout,
         options.max_retries,
     )
+    if options.report is not None:
+        report.check_output(options.report)
     with quiet_screen(verbose=options.verbose):
         return _optimize_quietly(options)
 
@@ -245,6 +281,9 @@ def _optimize_quietly(options: argparse.Namespace) -> int:
     if failed is not None:
         _print_failure(failed)
     _print_summary(made)
+    if options.report is not None:
+        report.write_report(made, options.report)
+        print(f"The report is in {options.report}.")
     if isinstance(failed, KeyboardInterrupt):
         return INTERRUPTED
     return DONE if failed is None else FAILED

@@ -25,7 +25,8 @@
     │   ├── SparkUnavailable
     │   ├── ExecutorEnvironmentError
     │   └── NotEnoughResources
-    └── PackingError               (RuntimeError)     `optuna-spark pack`
+    ├── PackingError               (RuntimeError)     `optuna-spark pack`
+    └── ReportError                (OSError)          `optuna-spark report`
 
 Each is also the builtin, or Optuna's own class, that code written for Optuna already catches.
 A message is one sentence that names the thing and the remedy.
@@ -138,3 +139,7 @@ class NotEnoughResources(SparkError):
 
 class PackingError(OptunaSparkError, RuntimeError):
     """The environment cannot be packed."""
+
+
+class ReportError(OptunaSparkError, OSError):
+    """The report cannot be written: free space, or name another file."""

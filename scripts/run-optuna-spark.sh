@@ -19,6 +19,10 @@ case ${arguments[0]:-} in
       *" --n-trials"* | *" --total-trials"* | *" --timeout"*) ;;
       *) defaults+=(--n-trials 20) ;;
     esac
+    case " ${arguments[*]:-} " in
+      *" --report"*) ;;
+      *) defaults+=(--report "$root/quickstart.html") ;;
+    esac
     arguments=("${defaults[@]}" ${arguments[@]+"${arguments[@]}"})
     export OPTUNA_STORAGE=${OPTUNA_STORAGE:-sqlite:///$root/quickstart.db}
     ;;

@@ -217,6 +217,9 @@ def test_a_fresh_clone_without_java(tmp_path: Path) -> None:
     assert "Best trial" in first.stdout
     url = f"sqlite:///{clone}/quickstart.db"
     assert f"The study is in {url}." in first.stdout
+    report = clone / "quickstart.html"
+    assert f"The report is in {report}." in first.stdout
+    assert "Best trial" in report.read_text()
     assert len(finished_trials(url, "quickstart")) == 4
 
     second = run([link, "--total-trials", "6"], cwd=clone, PATH=str(few), JAVA_HOME="")

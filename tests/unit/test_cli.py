@@ -26,6 +26,7 @@ from optuna_spark.exceptions import (
     ObjectiveNotPicklable,
     OptunaSparkError,
     PackingError,
+    ReportError,
     SparkUnavailable,
     StorageAccessDenied,
     StorageUnreachable,
@@ -160,7 +161,7 @@ def test_each_parameter_of_optimize_is_an_option(name: str) -> None:
         assert option.default == default
 
 
-@pytest.mark.parametrize("command", ["optimize", "pack"])
+@pytest.mark.parametrize("command", ["optimize", "pack", "report"])
 def test_each_option_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
@@ -569,6 +570,132 @@ def test_pack_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     monkeypatch.setattr(packing, "environment_fingerprint", fail)
     assert cli.main(["pack"]) == cli.FAILED
     assert capsys.readouterr().err == "optuna-spark: This is no environment: name one.\n"
+
+
+# Reports
+
+
+@pytest.fixture
+def wine(tmp_path: Path) -> str:
+    """The URL of a database that holds one study."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    made = optuna.create_study(study_name="wine/1", storage=url)
+    made.add_trial(create_trial(value=0.5))
+    return url
+
+
+def test_report(wine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["report", "--study-name=wine/1", f"--storage={wine}", "--output=made/it.html"]
+    assert cli.main(command) == cli.DONE
+    shown = capsys.readouterr()
+    assert shown.out == "The report of study 'wine/1' is in made/it.html.\n"
+    assert shown.err == ""
+    assert "Best trial: 0" in Path("made/it.html").read_text()
+
+
+def test_a_report_of_the_one_study_of_the_storage(
+    wine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(STORAGE_VARIABLE, wine)
+    assert cli.main(["report"]) == cli.DONE
+    assert capsys.readouterr().out == "The report of study 'wine/1' is in wine_1.html.\n"
+    assert wine in Path("wine_1.html").read_text()
+
+
+def test_a_report_needs_no_java(wine: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "optuna_spark", "report", "--output=it.html"]
+    root = str(Path(cli.__file__).parents[1])
+    environment = {"JAVA_HOME": "/nowhere", STORAGE_VARIABLE: wine, "PYTHONPATH": root}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Best trial: 0" in (tmp_path / "it.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "expected"),
+    [
+        ("--study-name=none --storage={wine}", 1, "There is no study named 'none' in sqlite:///"),
+        ("--storage=sqlite:///no.db", 1, "There is no study in sqlite:////"),
+        ("--storage=sqlite:///empty.db", 2, "`study_name` is not given, and the storage holds 0"),
+        ("--storage=db://u:s3cret@h/d", 2, "kind of database"),
+        ("--storage=mysql://u:s3@cret@h/d", 2, "The storage URL cannot be read: write it as"),
+        ("--storage=sqlite://", 1, "An SQLite database in memory is in this process alone: give"),
+        ("--storage=mysql+pymysql://u:s3cret@127.0.0.1:1/d", 1, "No MySQL server can be reached"),
+        ("--storage={wine} --output=.", 2, "The report . cannot be written (Is a directory): nam"),
+        ("--storage={wine} --output=tune.py/it.html", 2, "The report tune.py/it.html cannot be"),
+    ],
+)
+def test_a_report_that_cannot_be_made(
+    options: str, code: int, expected: str, wine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty.db").touch()
+    assert cli.main(["report", *options.format(wine=wine).split()]) == code
+    shown = capsys.readouterr()
+    assert shown.err.startswith("optuna-spark: ")
+    assert expected in shown.err
+    assert shown.err.endswith(".\n")
+    assert shown.err.count("\n") == 1
+    assert "cret" not in shown.err
+    assert shown.out == ""
+    assert not Path("no.db").exists()
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Path]]:
+    """The studies of which reports were written, and their files."""
+    made: list[tuple[Any, Path]] = []
+    monkeypatch.setattr(cli.report, "write_report", lambda *given: made.append(given))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 0), (ValueError("bad data"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_a_run_ends_with_a_report_however_it_ends(
+    error: BaseException | None,
+    code: int,
+    study: FakeStudy,
+    reported: list[tuple[Any, Path]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study.ends_with = error
+    assert run("--report=made/it.html") == code
+    assert reported == [(study, Path("made/it.html"))]
+    assert capsys.readouterr().out.endswith(
+        "The study is in mysql://optuna:***@db/optuna.\nThe report is in made/it.html.\n"
+    )
+
+
+def test_no_report_is_written_unasked(
+    study: FakeStudy, reported: list[tuple[Any, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run() == 0
+    assert not reported
+    assert "report" not in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(
+    study: FakeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--report=.") == cli.WRONG_USE
+    expected = "The report . cannot be written (Is a directory): name another file.\n"
+    assert capsys.readouterr().err == f"optuna-spark: {expected}"
+    assert not study.made_by
+
+
+def test_a_report_that_cannot_be_written_after_the_run(
+    study: FakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ReportError("The report it.html cannot be written (No space): free space.")
+
+    monkeypatch.setattr(cli.report, "write_report", fail)
+    assert run("--report=it.html") == cli.FAILED
+    shown = capsys.readouterr()
+    assert "Best trial: -1" in shown.out, "what was found is said before"
+    assert shown.err == (
+        "optuna-spark: The report it.html cannot be written (No space): free space.\n"
+    )
 
 
 # As a program
