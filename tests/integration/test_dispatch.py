@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import logging
 import os
 import pickle
 import re
@@ -163,6 +164,33 @@ def test_a_slow_trial_does_not_hold_up_those_of_its_job(
     grant = study.trials[slow].system_attrs[ATTEMPT]["grant"]
     [job] = [text for text in descriptions(spark, study) if text.endswith(f"grant {grant}")]
     assert " trials, " in job, "the slow trial had a job of its own: nothing was tested"
+
+
+def test_trials_of_a_job_are_settled_as_they_end(
+    study: optuna_spark.SparkStudy,
+    spark: SparkSession,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Seen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.msg.startswith("Trial %d is"):
+                note(tmp_path, record.args[0])  # type: ignore[index]
+
+    def objective(trial: Trial) -> bool:
+        # From here on each waits until the driver knows of the one before.
+        return trial.number < 20 or wait_until((tmp_path / str(trial.number - 1)).exists)
+
+    caplog.set_level(logging.INFO, "optuna_spark")
+    logger = logging.getLogger("optuna_spark.runner")
+    logger.addHandler(seen := Seen())
+    try:
+        study.optimize(objective, n_trials=26, n_jobs=2)
+    finally:
+        logger.removeHandler(seen)
+    assert [trial.value for trial in study.trials] == [True] * 26
+    grants = Counter(trial.system_attrs[ATTEMPT]["grant"] for trial in study.trials[20:])
+    assert max(grants.values()) > 1, "no two of those that waited shared a job"
 
 
 def test_short_trials_share_jobs(study: optuna_spark.SparkStudy, spark: SparkSession) -> None:
