@@ -134,7 +134,7 @@ def remember_trial(storage: BaseStorage, study_id: int, trial: FrozenTrial) -> N
 def study_snapshot(storage: BaseStorage, study_id: int) -> bytes | None:
     """What a driver has read of a study, for executors to begin with.
 
-    Of 10,000 trials it is a tenth of the bytes that the server would send to each of them, and a
+    Of 10,000 trials it is a third of the bytes that the server would send to each of them, and a
     fifth of the work.
 
     Returns:
