@@ -188,7 +188,7 @@ def test_no_one_else_sees_the_password(place: Place, url: URL, server: DatabaseS
     with ProcessWatch(SECRET) as watch:
         # With no job in reserve, trial 3 is run again before trial 5 takes its slot.
         limits = ["--n-trials", "6", "--n-jobs", "2", "--catch", "ValueError", "KeyError"]
-        driver = optimize(place, url, *limits)
+        driver = optimize(place, url, *limits, "--report", "report.html")
         try:
             eventually((folder / "waits-4").exists, 180)
             ended = ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
@@ -217,6 +217,9 @@ def test_no_one_else_sees_the_password(place: Place, url: URL, server: DatabaseS
     events = b"".join(path.read_bytes() for path in files_under(place.events, for_others=False))
     assert STUDY.encode() in events
     assert any(b"CoarseGrainedExecutorBackend" in arguments for arguments in watch.seen)
+    report = folder / "report.html"
+    assert report in files_under(folder, for_others=True)
+    assert "SELECT * FROM nowhere" in report.read_text()
     assert b"SELECT * FROM nowhere" in output
     assert "SELECT * FROM nowhere" in rows
     assert "Record does not exist" in rows
