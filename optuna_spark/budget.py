@@ -10,7 +10,8 @@ import enum
 import math
 from collections.abc import Iterable
 
-GRANT_SECONDS = 10.0  # work that one job carries, where trials are shorter than that
+GRANT_SECONDS = 3.0  # work that one job carries, where trials are shorter than that
+_ENDLESS_GRANT_SECONDS = 1.0  # the same where a timeout will end the run, and leave unbegun trials
 MAX_GRANT = 64  # trials of one job
 _JOBS_AHEAD = 8  # jobs that wait for a task slot
 _TRIALS_AHEAD = 16  # trials that are created and in no job yet
@@ -61,8 +62,9 @@ def grant_size(
 ) -> int:
     """How many trials the next job carries.
 
-    Trials of a second or more get a job each. Shorter ones share a job, fewer towards the end
-    (guided self-scheduling), so that all slots finish together.
+    Trials share a job as long as that is some seconds of work, fewer towards the end (guided
+    self-scheduling), so that all slots finish together. More would save little, and leave more
+    trials created and not begun where a run is interrupted.
 
     Args:
         left: Trials that may still be created, None for no limit.
@@ -71,8 +73,8 @@ def grant_size(
         alone: Each trial needs a job of its own: the driver acts between two of them.
 
     Example:
-        >>> grant_size(100, 4, 0.1, alone=False)
-        10
+        >>> grant_size(400, 4, 0.1, alone=False)
+        30
         >>> grant_size(6, 4, 0.1, alone=False)
         1
     """
@@ -80,7 +82,8 @@ def grant_size(
         return 0
     if alone or not seconds_per_trial:
         return 1
-    size = min(MAX_GRANT, math.floor(GRANT_SECONDS / seconds_per_trial))
+    work = _ENDLESS_GRANT_SECONDS if left is None else GRANT_SECONDS
+    size = min(MAX_GRANT, math.floor(work / seconds_per_trial))
     if left is not None:
         size = min(size, math.ceil(left / (2 * slots)))
     return max(1, size)
