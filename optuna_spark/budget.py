@@ -14,7 +14,6 @@ GRANT_SECONDS = 3.0  # work that one job carries, where trials are shorter than 
 _ENDLESS_GRANT_SECONDS = 1.0  # the same where a timeout will end the run, and leave unbegun trials
 MAX_GRANT = 64  # trials of one job
 _JOBS_AHEAD = 8  # jobs that wait for a task slot
-_TRIALS_AHEAD = 16  # trials that are created and in no job yet
 
 
 class Verdict(enum.Enum):
@@ -89,31 +88,27 @@ def grant_size(
     return max(1, size)
 
 
-def to_create(left: int | None, size: int, jobs: int, slots: int, *, alone: bool) -> int:
-    """How many trials are created at once, when there are too few for the next job.
+def to_create(left: int | None, size: int, jobs: int, slots: int) -> int:
+    """How many trials are created at once, where there are too few for the next job.
 
     One transaction costs as much for many trials as for one. Towards the end only what that job
-    runs is created: other drivers may be about to create the same, and others enqueue trials.
+    runs is created: other drivers may be about to create the same.
 
     Args:
         left: Trials that are in no job yet, None for no limit.
         size: Trials of the next job.
-        jobs: Jobs that shall start now.
+        jobs: Jobs that start now.
         slots: Trials that run at once.
-        alone: The driver acts between two trials, so that none is created ahead.
 
     Example:
-        >>> to_create(200, 1, 4, 4, alone=False)
-        20
-        >>> to_create(6, 1, 2, 4, alone=False)
+        >>> to_create(200, 1, 4, 4)
+        4
+        >>> to_create(6, 1, 2, 4)
         1
     """
     if left is None:
         return size * jobs
-    if left < 2 * slots:
-        return min(left, size)
-    ahead = 0 if alone else min(_TRIALS_AHEAD, left // (2 * slots))
-    return min(left, size * jobs + ahead)
+    return min(left, size if left < 2 * slots else size * jobs)
 
 
 def jobs_wanted(n_jobs: int, slots: int, *, grows: bool) -> int:

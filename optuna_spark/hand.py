@@ -50,7 +50,7 @@ class Hand:
         self._ledger, self._storage, self._alone = ledger, storage, alone
         self.units: dict[int, Unit] = {}
         self.again: deque[int] = deque()  # trials to hand out once more
-        self._ahead: deque[int] = deque()  # trials created, and in no job yet
+        self._ahead: deque[int] = deque()  # trials created for jobs that start now
         self._durations: deque[float] = deque(maxlen=32)
         ledger.refresh(self.units)
 
@@ -74,7 +74,7 @@ class Hand:
             self._ledger.refresh(self.units)
             size = self._grant_size(finished, wanted)
             left, missing = self._left(finished), wanted - len(jobs)
-            count = budget.to_create(left, size, missing, wanted, alone=self._alone)
+            count = budget.to_create(left, size, missing, wanted)
             taken = self._ledger.take(max(0, count - len(self._ahead)))
             self.units.update((trial_id, Unit()) for trial_id in taken)
             self._ahead.extend(taken)
