@@ -148,8 +148,9 @@ class Runner:
         if any(len(job.grant.trial_ids) > 1 and job.began < old for job in self._jobs.values()):
             for trial in self._storage.get_all_trials(self._study_id, deepcopy=False):
                 if trial.state.is_finished() and trial._trial_id in self._units:
+                    values = None if trial.values is None else tuple(trial.values)
                     place = (trial._trial_id, trial.state, trial.number)
-                    self._finish(*place, trial.values, _reason(trial))
+                    self._finish(*place, values, _reason(trial))
 
     def _top_up(self) -> None:
         """Start jobs until enough are in flight or the budget is used up."""

@@ -235,8 +235,11 @@ class Row:
         """Wait until so many trials are COMPLETE, and keep what they are for the verdict."""
 
         def enough() -> bool:
-            assert not self.drivers[-1].has_ended(), "the driver ended before the fault"
-            return self.states()["COMPLETE"] >= number
+            ended = self.drivers[-1].has_ended()
+            if self.states()["COMPLETE"] >= number:
+                return True
+            assert not ended, "the driver ended before the fault"
+            return False
 
         eventually(enough, seconds)
         self.remember()

@@ -95,7 +95,10 @@ def another_python(folder: Path) -> Path:
         answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
         if len(answer) == 2 and (3, 10) <= tuple(map(int, answer)) != sys.version_info[:2]:
             return Path(program)
-    (environment_without(folder, "nothing") / "sitecustomize.py").write_text(
+    site = environment_without(folder, "nothing")
+    # No sitecustomize: Debian's Python has one of its own, which goes first.
+    (site / "another_version.pth").write_text("import another_version\n")
+    (site / "another_version.py").write_text(
         "import sys\n"
         "from collections import namedtuple\n"
         "parts = namedtuple('parts', 'major minor micro releaselevel serial')\n"
