@@ -118,7 +118,7 @@ def test_others_hold_locks(row: Row, with_setting: Callable[[str, int], None]) -
 
 def test_deadlocks(row: Row) -> None:
     # Eight slots whose trials end one by one: each has the driver create one or two more.
-    row.settle(slow={str(number): 0.5 + 0.4 * (number % 8) for number in range(TRIALS)})
+    row.settle(slow={str(number): 1 + 0.8 * (number % 8) for number in range(TRIALS)})
     row.optimize(n_jobs=8)
     row.when_complete(3)
     # InnoDB gives up the transaction that has changed less: it must not be ours.
@@ -135,7 +135,7 @@ def test_deadlocks(row: Row) -> None:
                 execute("SELECT * FROM studies FOR UPDATE")
         struck = metric(row, "lock_deadlocks") - before
     row.judge()
-    assert struck >= 3, f"{struck} deadlocks"
+    assert struck >= 2, f"{struck} deadlocks"
 
 
 @contextlib.contextmanager
