@@ -135,7 +135,7 @@ def test_deadlocks(row: Row) -> None:
                 execute("SELECT * FROM studies FOR UPDATE")
         struck = metric(row, "lock_deadlocks") - before
     row.judge()
-    assert struck >= 2, f"{struck} deadlocks"
+    assert struck, "no deadlock struck"
 
 
 @contextlib.contextmanager
