@@ -48,8 +48,9 @@ class HeldAttributes:
         self._wait_for_timer()
         handed = dict(self._held)
         yield [(trial_id, key, text) for (trial_id, key), text in handed.items()]
-        for place in handed:
-            del self._held[place]
+        for place, text in handed.items():
+            if self._held.get(place) is text:  # another thread may have given it a new value
+                del self._held[place]
 
     def drop(self) -> None:
         """Forget what is held: its trial is over."""
