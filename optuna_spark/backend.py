@@ -184,11 +184,21 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
                 f"Executors have no Python at {program[1]}, which PYSPARK_PYTHON names: {SHIP}, "
                 "or correct it."
             )
+        alone = re.search(r"Error from python worker:\s+(\S+): .*optuna_spark", text)
+        if alone is not None:
+            return ExecutorEnvironmentError(
+                f"Executors run {alone[1]}, which lacks optuna-spark: {SHIP}, or set "
+                "PYSPARK_PYTHON to a Python that has it."
+            )
         if "ModuleNotFoundError" in text:
             missing = text.rpartition("ModuleNotFoundError: ")[2].splitlines()[0]
             return ExecutorEnvironmentError(
                 f"Executors lack a package that the driver has ({missing}): {SHIP}."
             )
+        begun = re.search(r"Error from python worker:\n(.+?)\nPYTHONPATH was:", text, re.DOTALL)
+        if begun is not None:
+            why = begun[1].splitlines()[-1].strip()
+            return ExecutorEnvironmentError(f"The executors' Python cannot begin ({why}): {SHIP}.")
         return TaskLost(_reason(text))
 
 

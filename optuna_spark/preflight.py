@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -16,12 +16,11 @@ from optuna.storages import BaseStorage
 from pyspark.sql import SparkSession
 
 from optuna_spark.addresses import check_shared, database_package, find_address
-from optuna_spark.backend import SparkBackend
 from optuna_spark.encryption import turned_on
 from optuna_spark.exceptions import SHIP, OptunaSparkError, StorageAccessDenied
 from optuna_spark.patient_storage import server_seconds
 from optuna_spark.probe import Facts, Probe, versions
-from optuna_spark.session import find_session, is_local, longest_silence, remote_hosts
+from optuna_spark.session import find_session, longest_silence, remote_hosts
 from optuna_spark.settings import StorageAddress
 from optuna_spark.storage import (
     DRIVER_CONNECTIONS,
@@ -33,6 +32,7 @@ from optuna_spark.storage import (
     try_to_write,
 )
 from optuna_spark.storage_errors import translated_errors
+from optuna_spark.survey import Survey
 from optuna_spark.trial_process import TaskLost
 
 CLOCKS_APART = 60.0  # seconds; more make the times of trials useless
@@ -79,28 +79,29 @@ def check(storage: str | None = None, n_jobs: int = -1) -> list[Finding]:
         findings += _database_package(address)
         findings.append(_ok("storage", "address", str(address)))
     session: SparkSession | None = None
-    slots: int | None = None
     with _recorded(findings, "driver", "Spark"):
-        session = find_session()
-    if session is not None:
-        with _recorded(findings, "executors", "environment"):
-            slots = _count_slots(session)
-            text = f"{session.version}, {session.sparkContext.master}, {slots} task slots"
-            findings.append(_ok("driver", "Spark", text))
-        findings += _silence(session)
+        session = find_session(brief=True)
+    slots: int | None = None
     known: str | None = None  # what is wrong with the storage anyway
-    if address is not None:
-        wanted = n_jobs if n_jobs > 0 else slots
-        try:
-            findings += _check_storage(address, wanted)
-        except OptunaSparkError as error:
-            known = str(error)
-            findings.append(_refused(address, error))
-    if session is not None and slots is not None:
-        with _recorded(findings, "executors", "storage"):
-            if address is not None:
-                check_shared(address, remote_hosts(session))
-            findings += _check_executors(session, address, slots, known)
+    with contextlib.nullcontext() if session is None else Survey(session) as survey:
+        if session is not None and survey is not None:
+            with _recorded(findings, "executors", "environment"):
+                slots = survey.wait_for_slots()
+                text = f"{session.version}, {session.sparkContext.master}, {slots} task slots"
+                findings.append(_ok("driver", "Spark", text))
+            findings += _silence(session)
+        if address is not None:
+            wanted = n_jobs if n_jobs > 0 else slots
+            try:
+                findings += _check_storage(address, wanted)
+            except OptunaSparkError as error:
+                known = str(error)
+                findings.append(_refused(address, error))
+        if session is not None and survey is not None and slots is not None:
+            with _recorded(findings, "executors", "storage"):
+                if address is not None:
+                    check_shared(address, remote_hosts(session))
+                findings += _check_executors(survey.ask(Probe(address), slots), known)
     return sorted(findings, key=lambda each: ("driver", "storage", each.where).index(each.where))
 
 
@@ -195,24 +196,13 @@ def _clock(where: str, theirs: float | None, before: float, after: float) -> lis
     return [Finding(where, "clock", Verdict.FAILED, text)]
 
 
-def _check_executors(
-    session: SparkSession,
-    address: StorageAddress | BaseStorage | None,
-    slots: int,
-    known: str | None,
-) -> list[Finding]:
-    backend = SparkBackend(session, "optuna-spark-check")
+def _check_executors(answers: Iterable[Callable[[], Facts]], known: str | None) -> list[Finding]:
     findings: list[Finding] = []
     failed: list[Finding] = []
-    try:
-        began = time.time()
-        jobs = [backend.submit(Probe(address), description="check") for _ in range(slots)]
-        for job in jobs:
-            with _recorded(failed, "executors", "environment"):
-                facts: Facts = backend.retrieve_result_callback(job)
-                findings += _judge(facts, known, began, time.time())
-    finally:
-        backend.terminate()
+    began = time.time()
+    for answer in answers:
+        with _recorded(failed, "executors", "environment"):
+            findings += _judge(answer(), known, began, time.time())
     return [*merge(findings), *dict.fromkeys(failed)]
 
 
@@ -292,17 +282,6 @@ def _silence(session: SparkSession) -> list[Finding]:
         "spark.python.worker.killOnIdleTimeout"
     )
     return [Finding("driver", "Spark", Verdict.WARNING, text)]
-
-
-def _count_slots(session: SparkSession) -> int:
-    backend = SparkBackend(session, "optuna-spark-check")
-    try:
-        if not is_local(session):
-            # Executors register one by one: any job waits for the first.
-            backend.retrieve_result_callback(backend.submit(os.getpid, description="check"))
-        return backend.slots()
-    finally:
-        backend.terminate()
 
 
 def _java() -> Finding:

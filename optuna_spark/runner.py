@@ -79,6 +79,7 @@ class Runner:
         self._jobs: dict[Future[Any], Job] = {}
         self._grants = self._fruitless = 0
         self._rest_until = self._look_at = 0.0
+        self._last_loss: TaskLost | None = None
         self._slots, self._slots_counted = 0, -math.inf
         self._stop_reason: str | None = None
         self._ledger = Ledger(storage, study_id, run_id, limits)
@@ -154,7 +155,7 @@ class Runner:
 
     def _top_up(self) -> None:
         """Start jobs until enough are in flight or the budget is used up."""
-        if time.monotonic() < self._rest_until:
+        if self._loses_jobs() or time.monotonic() < self._rest_until:
             return
         if self._limits.n_jobs == -1 and time.monotonic() > self._slots_counted + _COUNT_SECONDS:
             self._slots, self._slots_counted = self._backend.slots(), time.monotonic()
@@ -219,9 +220,20 @@ class Runner:
                 self._again.append(trial_id)
         if self._fruitless >= _FRUITLESS:
             # One bad executor is quick to fail, and may be offered every job; others work on.
-            if not self._any_running():
-                raise SparkError(f"Executors are lost before they begin a trial: {lost}")
             self._rest_until = time.monotonic() + _REST_SECONDS
+            self._last_loss = lost
+
+    def _loses_jobs(self) -> bool:
+        """Whether jobs are lost one after the other, and those in flight must begin a trial first.
+
+        Raises:
+            SparkError: none of them did.
+        """
+        if self._fruitless < _FRUITLESS or self._any_running():
+            return False
+        if not self._jobs:
+            raise SparkError(f"Executors are lost before they begin a trial: {self._last_loss}")
+        return True
 
     def _any_running(self) -> bool:
         return any(

@@ -21,6 +21,8 @@ from optuna_spark.exceptions import SparkUnavailable
 _JAVA_REMEDY = (
     "install Java 17 or later (Debian: openjdk-17-jre-headless), or set JAVA_HOME to one"
 )
+_JAVA_OPTIONS = "JDK_JAVA_OPTIONS"  # an environment variable of each program `java`
+_QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # the second compiler costs seconds
 _MASTER_REMEDY = "write local[*], spark://host:7077, yarn or k8s://https://host:6443"
 
 _jvm_log: Path | None = None
@@ -32,11 +34,12 @@ def write_jvm_output_to(log: Path | None) -> None:
     _jvm_log = log
 
 
-def find_session(spark: SparkSession | None = None) -> SparkSession:
+def find_session(spark: SparkSession | None = None, *, brief: bool = False) -> SparkSession:
     """Return the given session, else the active one, else a new one.
 
     Args:
         spark: A session of the caller's.
+        brief: A new one is wanted for seconds: make it quick to start, if slow in the long run.
 
     Raises:
         SparkUnavailable: there is no Java, or the master does not answer.
@@ -60,10 +63,14 @@ def find_session(spark: SparkSession | None = None) -> SparkSession:
     _check_master(master)
     builder = SparkSession.builder.appName("optuna-spark")
     builder = builder.config("spark.ui.showConsoleProgress", "false")
+    builder = builder.config("spark.python.daemon.module", "optuna_spark.daemon")
     if master:
         builder = builder.master(master)
+    if brief:
+        builder = builder.config("spark.ui.enabled", "false")
+        builder = builder.config(f"spark.executorEnv.{_JAVA_OPTIONS}", _QUICK_JAVA)
     try:
-        with _screen_to(_jvm_log):
+        with _screen_to(_jvm_log), _quick_java() if brief else contextlib.nullcontext():
             made: SparkSession = builder.getOrCreate()
     except Exception as error:
         raise SparkUnavailable(_why_no_session(error, _jvm_log)) from error
@@ -148,6 +155,19 @@ def _master() -> str:
         return str(SparkConf().get("spark.master", ""))
     given = re.search(r"--master[ =](\S+)", os.environ.get("PYSPARK_SUBMIT_ARGS", ""))
     return shlex.split(given[1])[0] if given else os.environ.get("SPARK_MASTER", "")
+
+
+@contextlib.contextmanager
+def _quick_java() -> Iterator[None]:
+    """Have a JVM that starts meanwhile be quick to start."""
+    before = os.environ.get(_JAVA_OPTIONS)
+    os.environ[_JAVA_OPTIONS] = " ".join(filter(None, (_QUICK_JAVA, before)))  # the last wins
+    try:
+        yield
+    finally:
+        del os.environ[_JAVA_OPTIONS]
+        if before is not None:
+            os.environ[_JAVA_OPTIONS] = before
 
 
 @contextlib.contextmanager

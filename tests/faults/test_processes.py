@@ -16,6 +16,15 @@ from tests.faults.harness import LONG, PATIENCE, TRIALS, Mark, Row, after, is_go
 from tests.fixtures_spark import eventually
 
 AGAIN = (5, 15, 25)  # trials that are COMPLETE when a fault strikes, and strikes again
+LATE = """
+import os, time
+
+here = os.path.dirname(__file__)
+while os.environ["FULL_DISK"] not in os.environ["SPARK_LOCAL_DIRS"]:
+    if os.path.exists(os.path.join(here, "ready")):
+        break
+    time.sleep(0.05)
+"""  # what Python runs first on an executor
 
 
 def kill_a_python_worker(row: Row, mark: Mark) -> None:
@@ -99,8 +108,15 @@ def test_a_disk_is_full(row: Row) -> None:
         cores=1,
         wrapper=[*own_mounts, "sh", "-c", f'{mount}; {fill}; exec "$@"', str(disk)],
     )
-    row.start(slots=3)  # one on each Worker
+    # The other executors are the last to be ready, so that this one is offered all jobs.
+    late = row.folder / "late"
+    late.mkdir()
+    (late / "sitecustomize.py").write_text(LATE)
+    conf = {"spark.executorEnv.PYTHONPATH": str(late), "spark.executorEnv.FULL_DISK": str(disk)}
+    driver = row.start(slots=3, conf=conf)  # one on each Worker
     eventually(lambda: worker in map(parent_of, row.cluster.executor_pids()), PATIENCE)
+    eventually(lambda: driver.output.count("A job was lost") > 3 or driver.has_ended(), PATIENCE)
+    (late / "ready").touch()
     row.judge()
 
 

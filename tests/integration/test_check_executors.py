@@ -87,14 +87,7 @@ def environment_without(folder: Path, *names: str) -> Path:
 
 
 def another_python(folder: Path) -> Path:
-    """Find a Python of another version, or make one that says so."""
-    found = [shutil.which(f"python3.{minor}") for minor in range(10, 15)]
-    found += map(str, Path(sys.base_prefix).parent.glob("*/bin/python3"))  # as pyenv keeps them
-    for program in filter(None, found):
-        asked = [program, "-c", "import sys; print(*sys.version_info[:2])"]
-        answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-        if len(answer) == 2 and (3, 10) <= tuple(map(int, answer)) != sys.version_info[:2]:
-            return Path(program)
+    """Make an environment like this one, whose Python says it is an earlier version."""
     site = environment_without(folder, "nothing")
     # No sitecustomize: Debian's Python has one of its own, which goes first.
     (site / "another_version.pth").write_text("import another_version\n")
@@ -102,7 +95,7 @@ def another_python(folder: Path) -> Path:
         "import sys\n"
         "from collections import namedtuple\n"
         "parts = namedtuple('parts', 'major minor micro releaselevel serial')\n"
-        "sys.version_info = parts(3, sys.version_info[1] + 1, 0, 'final', 0)\n"
+        "sys.version_info = parts(3, sys.version_info[1] - 1, 0, 'final', 0)\n"
     )
     return folder / "bin" / "python3"
 
@@ -129,6 +122,15 @@ def test_another_python(tmp_path: Path, mysql_url: str) -> None:
     assert place == "executors environment"
     assert text.startswith("Executors run Python 3.")
     assert f"and the driver {platform.python_version()}: ship" in text
+    assert "set PYSPARK_PYTHON" in text
+
+
+def test_a_python_without_the_package(tmp_path: Path, mysql_url: str) -> None:
+    environment_without(tmp_path / "bare", "__editable__", "optuna_spark")
+    bare = tmp_path / "bare" / "bin" / "python3"
+    [(place, text)] = failed(tmp_path, mysql_url, PYSPARK_PYTHON=str(bare)).items()
+    assert place == "executors environment"
+    assert text.startswith(f"Executors run {bare}, which lacks optuna-spark: ship the driver's")
     assert "set PYSPARK_PYTHON" in text
 
 
