@@ -14,7 +14,7 @@ class Sizes:
 
     repeats: int = 3
     patience: float = 60.0  # seconds; a contender that took longer in its first turn has no other
-    second_trials: int = 24
+    second_trials: int = 40
     nothing_trials: int = 200
     slow_trials: int = 40  # of contenders that are slow
     tail_trials: int = 30

@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import pickle
-import platform
-import re
 import time
 import traceback
 import warnings
@@ -23,15 +21,11 @@ from joblib import parallel_config, register_parallel_backend
 from joblibspark.backend import SparkDistributedBackend
 from pyspark.sql import SparkSession
 
-from optuna_spark.exceptions import SHIP, ExecutorEnvironmentError
 from optuna_spark.objectives import pickle_error
-from optuna_spark.trial_process import ProcessError, TaskLost
+from optuna_spark.spark_errors import JobCancelled, explain
+from optuna_spark.trial_process import ProcessError
 
 _MAX_THREADS = 4096  # jobs in flight; a thread is started only when there is a job for it
-
-
-class JobCancelled(Exception):
-    """The job was cancelled before it had a result."""
 
 
 class ExecutorTraceback(Exception):
@@ -164,42 +158,8 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
         try:
             result: tuple[bool, Any] = rdd.map(functools.partial(_call, func)).collect()[0]
         except Exception as error:
-            raise self._explain(error) from error
+            raise explain(str(error), cancelled=self._cancelled) from error
         return result
-
-    def _explain(self, error: Exception) -> Exception:
-        text = str(error)
-        if self._cancelled or "cancelled" in text:
-            return JobCancelled(text.splitlines()[0])
-        if "PYTHON_VERSION_MISMATCH" in text or "different version" in text:
-            theirs = re.search(r"different version:? (\d\.\d+)", text)
-            which = f"Python {theirs[1]}" if theirs else "another Python version"
-            return ExecutorEnvironmentError(
-                f"Executors run {which}, and the driver {platform.python_version()}: {SHIP}, or "
-                "set PYSPARK_PYTHON to one of the same version."
-            )
-        program = re.search(r'Cannot run program "([^"]+)"', text)
-        if program is not None:
-            return ExecutorEnvironmentError(
-                f"Executors have no Python at {program[1]}, which PYSPARK_PYTHON names: {SHIP}, "
-                "or correct it."
-            )
-        alone = re.search(r"Error from python worker:\s+(\S+): .*optuna_spark", text)
-        if alone is not None:
-            return ExecutorEnvironmentError(
-                f"Executors run {alone[1]}, which lacks optuna-spark: {SHIP}, or set "
-                "PYSPARK_PYTHON to a Python that has it."
-            )
-        if "ModuleNotFoundError" in text:
-            missing = text.rpartition("ModuleNotFoundError: ")[2].splitlines()[0]
-            return ExecutorEnvironmentError(
-                f"Executors lack a package that the driver has ({missing}): {SHIP}."
-            )
-        begun = re.search(r"Error from python worker:\n(.+?)\nPYTHONPATH was:", text, re.DOTALL)
-        if begun is not None:
-            why = begun[1].splitlines()[-1].strip()
-            return ExecutorEnvironmentError(f"The executors' Python cannot begin ({why}): {SHIP}.")
-        return TaskLost(_reason(text))
 
 
 def unpickle_error(data: bytes, text: str) -> BaseException:
@@ -224,23 +184,8 @@ def _call(func: Callable[[], Any], _: int) -> tuple[bool, Any]:
         return False, (pickle_error(error), f"(process {os.getpid()})\n{text}")
 
 
-def _reason(text: str) -> str:
-    """What a Spark error says happened to the task, and where."""
-    lost = re.search(
-        r"Lost task \S+ in stage \S+ \(TID \d+\) \((.+?) executor (\S+)\): (.+)", text
-    )
-    if lost is None:
-        lines = [line.strip(" :") for line in text.splitlines()]
-        return next((line for line in lines if line), "unknown")
-    host, executor, what = lost.groups()
-    # The class of the exception in front and the advice behind say nothing to a user of trials.
-    what = re.sub(r"^[\w.]+(Exception|Error): ", "", what).partition(". ")[0].rstrip(".")
-    return f"{what}, on {host}, executor {executor}"
-
-
 __all__ = [
     "ExecutorTraceback",
-    "JobCancelled",
     "SparkBackend",
     "parallel_config",
     "register",

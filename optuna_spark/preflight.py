@@ -291,7 +291,10 @@ def _java() -> Finding:
         text = "none: install Java 17 or later, or set JAVA_HOME to one"
         return Finding("driver", "Java", Verdict.FAILED, text)
     done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    return _ok("driver", "Java", (done.stderr or done.stdout).splitlines()[0])
+    # It may say before which options it took from the environment.
+    lines = (done.stderr or done.stdout).splitlines()
+    text = next((line for line in lines if ' version "' in line), "of an unknown version")
+    return _ok("driver", "Java", text)
 
 
 def _ok(where: str, what: str, text: str) -> Finding:

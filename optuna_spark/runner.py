@@ -17,13 +17,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_spark import budget
-from optuna_spark.backend import JobCancelled, SparkBackend, unpickle_error
+from optuna_spark.backend import SparkBackend, unpickle_error
 from optuna_spark.exceptions import SparkError
 from optuna_spark.hand import Hand, Job, Unit
 from optuna_spark.ledger import Ledger
 from optuna_spark.progress import Progress, Tally
 from optuna_spark.settings import Limits
 from optuna_spark.signals import signals_raise, signals_wait
+from optuna_spark.spark_errors import JobCancelled
 from optuna_spark.storage import on_wait, patience
 from optuna_spark.trial_process import TaskLost, run_grant
 from optuna_spark.trial_task import ATTEMPT, FAILURE, Grant, TrialOutcome

@@ -35,7 +35,7 @@ FOLDER = "OPTUNA_SPARK_FAULT_FOLDER"  # in the environment of every process of a
 ROW = "row"  # a file in that folder, which names the row's own: a warm driver has several
 OBJECTIVE = Path(__file__).with_name("objective.py")
 # A row's JVMs live for seconds, in which the second compiler costs more than it gains.
-QUICK_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
+QUICK_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
 PATIENCE = 150.0  # seconds; what the package may need after a fault, its grace included
 
 Result = tuple[tuple[float, ...], dict[str, Any]]

@@ -49,7 +49,8 @@ def bad(findings: list[Finding], verdict: Verdict = FAILED) -> dict[str, str]:
     return {f"{each.where} {each.what}": each.text for each in chosen}
 
 
-def test_all_is_well(mysql_url: str) -> None:
+def test_all_is_well(mysql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-Dno=thing")  # which Java tells before its version
     findings = check(mysql_url)
     assert bad(findings) == bad(findings, WARNING) == {}
     told = {(each.where, each.what) for each in findings}
@@ -57,6 +58,9 @@ def test_all_is_well(mysql_url: str) -> None:
     assert len(packages) == 1
     for what in ("Python", "Java", "Spark", "pyspark", "optuna", "cloudpickle", *packages):
         assert ("driver", what) in told
+    assert next(each for each in findings if each.what == "Java").text.startswith(
+        "openjdk version"
+    )
     for what in ("address", "connection", "rights", "TLS", "collation", "connections", "clock"):
         assert ("storage", what) in told
     [executor] = {where for where, _ in told if where.startswith("executor")}
