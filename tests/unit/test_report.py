@@ -457,7 +457,8 @@ def test_trials_that_began_again() -> None:
 EVIL = "</title></svg><script>alert('x')</script><img src=\"http://x\">&\x00\x1b\ud800"
 
 
-def test_text_of_a_study_stays_text() -> None:
+def test_text_of_a_study_stays_text(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "optuna")  # which logs names that cannot be printed
     distributions: dict[str, BaseDistribution] = {
         EVIL: CategoricalDistribution([EVIL, "b"]),
         EVIL + "2": FloatDistribution(0, 1),
