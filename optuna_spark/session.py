@@ -22,7 +22,7 @@ _JAVA_REMEDY = (
     "install Java 17 or later (Debian: openjdk-17-jre-headless), or set JAVA_HOME to one"
 )
 _JAVA_OPTIONS = "JDK_JAVA_OPTIONS"  # an environment variable of each program `java`
-_QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # the second compiler costs seconds
+_QUICK_JAVA = "-XX:TieredStopAtLevel=1"  # the second compiler costs more than it gains in seconds
 _MASTER_REMEDY = "write local[*], spark://host:7077, yarn or k8s://https://host:6443"
 
 _jvm_log: Path | None = None

@@ -20,6 +20,8 @@ import pymysql
 import pytest
 from sqlalchemy.engine import URL, make_url
 
+from tests.environment import plain_environment
+
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = ROOT / "deploy" / "mysql" / "setup.sh"
 LAUNCHER = ROOT / "scripts" / "run-optuna-spark.sh"
@@ -51,6 +53,25 @@ class Deployment:
     environment: dict[str, str]
     admin_sql: Callable[[str], str]
     output: str = ""
+
+    def tune(self, folder: Path, url: URL, trials: int) -> str:
+        """Has the launcher run a study in the database, and returns the states of its trials."""
+        (folder / "tune.py").write_text(
+            "def objective(trial):\n    return trial.suggest_float('x', -1, 1) ** 2\n"
+        )
+        storage = url.render_as_string(hide_password=False)
+        command = [LAUNCHER, "tune.py:objective", "--study-name", "printed"]
+        done = subprocess.run(
+            [*command, "--direction", "minimize", "--n-trials", str(trials)],
+            cwd=folder,
+            env=plain_environment(OPTUNA_STORAGE=storage, SPARK_MASTER="local[2]"),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert self.password not in done.stdout + done.stderr
+        return self.admin_sql(f"SELECT state FROM {DATABASE}.trials")
 
     def run(self, *options: str) -> str:
         done = run_setup(*self.options, *options, **self.environment)

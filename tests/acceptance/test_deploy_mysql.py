@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 import shutil
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,6 @@ import pytest
 
 from tests.deployments import (
     DATABASE,
-    LAUNCHER,
     NEIGHBOUR,
     RIGHTS,
     SETUP,
@@ -204,22 +201,7 @@ def test_help_names_every_option() -> None:
 def test_the_launcher_runs_with_what_the_script_printed(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    (tmp_path / "tune.py").write_text(
-        "def objective(trial):\n    return trial.suggest_float('x', -1, 1) ** 2\n"
-    )
-    command = [LAUNCHER, "tune.py:objective", "--study-name", "printed", "--n-trials", "6"]
-    storage = deployment.url.render_as_string(hide_password=False)
-    done = subprocess.run(
-        [*command, "--direction", "minimize"],
-        cwd=tmp_path,
-        env={**os.environ, "OPTUNA_STORAGE": storage, "SPARK_MASTER": "local[2]"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert deployment.password not in done.stdout + done.stderr
-    states = deployment.admin_sql(f"SELECT state FROM {DATABASE}.trials")
+    states = deployment.tune(tmp_path, deployment.url, trials=6)
     assert str(states).count("COMPLETE") >= 6
     before = deployment.state()
     assert "Nothing to change." in deployment.run()

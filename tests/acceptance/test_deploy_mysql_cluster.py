@@ -5,7 +5,6 @@ Each server has a data directory of its own; nothing of the machine's configurat
 
 from __future__ import annotations
 
-import os
 import pwd
 import re
 import shlex
@@ -23,7 +22,6 @@ import pytest
 from optuna_spark.storage import DRIVER_CONNECTIONS
 from tests.deployments import (
     DATABASE,
-    LAUNCHER,
     NEIGHBOUR,
     USER,
     Deployment,
@@ -276,23 +274,8 @@ def test_a_server_that_something_else_started_is_not_restarted(deployment: Deplo
 def test_the_launcher_runs_with_what_the_script_printed(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    (tmp_path / "tune.py").write_text(
-        "def objective(trial):\n    return trial.suggest_float('x', -1, 1) ** 2\n"
-    )
     assert deployment.url.query["ssl_mode"] == "REQUIRED"
     certificate = str(data_of(deployment) / "optuna-spark-cert.pem")
     url = deployment.url.update_query_dict({"ssl_mode": "VERIFY_IDENTITY", "ssl_ca": certificate})
-    storage = url.render_as_string(hide_password=False)
-    command = [LAUNCHER, "tune.py:objective", "--study-name", "printed", "--n-trials", "5"]
-    done = subprocess.run(
-        [*command, "--direction", "minimize"],
-        cwd=tmp_path,
-        env={**os.environ, "OPTUNA_STORAGE": storage, "SPARK_MASTER": "local[2]"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert deployment.password not in done.stdout + done.stderr
-    states = deployment.admin_sql(f"SELECT state FROM {DATABASE}.trials")
+    states = deployment.tune(tmp_path, url, trials=5)
     assert states.split() == ["COMPLETE"] * 5

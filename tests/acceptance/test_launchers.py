@@ -16,6 +16,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.cluster import StandaloneCluster
+from tests.environment import plain_environment
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = ROOT / "scripts" / "run-optuna-spark.sh"
@@ -36,15 +37,10 @@ def objective(trial):
 
 def run(command: list[str | Path], *, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command with only those of the launchers' variables that are given."""
-    settings = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("SPARK", "PYSPARK", "OPTUNA", "MYSQL"))
-    }
     return subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
-        env={**settings, **env},
+        env=plain_environment(**env),
         capture_output=True,
         text=True,
         timeout=600,

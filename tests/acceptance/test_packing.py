@@ -20,6 +20,7 @@ from optuna_spark.exceptions import PackingError
 from optuna_spark.packing import environment_fingerprint, pack_environment
 from tests import conda_env
 from tests.cluster import StandaloneCluster
+from tests.environment import plain_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
@@ -172,7 +173,7 @@ def test_executors_run_the_archive_alone(
     subprocess.run(
         [sys.executable, program, bare_cluster.url, packed.archive, answers],
         check=True,
-        env={**os.environ, "PYSPARK_PYTHON": "./environment/bin/python"},
+        env=plain_environment(PYSPARK_PYTHON="./environment/bin/python"),
     )
     seen = json.loads(answers.read_text())
     assert len({answer["pid"] for answer in seen}) == 2
@@ -204,7 +205,7 @@ def test_the_launcher_finishes_a_study_with_the_archive(
     done = subprocess.run(
         [*command, "--study-name", "s", "--n-trials", "12"],
         cwd=tmp_path,
-        env={**os.environ, **settings},
+        env=plain_environment(**settings),
         capture_output=True,
         text=True,
     )

@@ -6,7 +6,6 @@ import base64
 import html
 import importlib.util
 import json
-import os
 import secrets
 import shlex
 import socket
@@ -26,6 +25,7 @@ from optuna_spark.exceptions import StorageUnreachable
 from optuna_spark.storage import open_storage
 from tests import servers
 from tests.certificates import make_certificates
+from tests.environment import plain_environment
 from tests.fixtures_spark import eventually
 from tests.leaks import (
     ProcessWatch,
@@ -133,18 +133,11 @@ class Place:
             "spark.executor.memory": "512m",
         }
         options = [word for pair in settings.items() for word in ("--conf", "=".join(pair))]
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("SPARK", "PYSPARK", "OPTUNA", "MYSQL"))
-        }
         return {
-            **kept,
+            **plain_environment(),
             "HOME": str(self.folder / "home"),
             "TMPDIR": str(self.folder / "temp"),
-            "JAVA_TOOL_OPTIONS": (
-                f"-XX:TieredStopAtLevel=1 -Djava.io.tmpdir={self.folder / 'temp'}"
-            ),
+            "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={self.folder / 'temp'}",
             "SPARK_HOME": str(self.folder / "spark"),
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_MASTER": "local-cluster[2,1,1024]",

@@ -11,7 +11,7 @@ import pytest
 pytest.register_assert_rewrite("tests.faults.harness")  # before its import: it judges
 
 from tests.cluster import StandaloneCluster  # noqa: E402
-from tests.faults.harness import QUICK_JAVA, Row  # noqa: E402
+from tests.faults.harness import Row  # noqa: E402
 from tests.faults.warm import WarmDriver  # noqa: E402
 from tests.servers import DatabaseServer  # noqa: E402
 
@@ -23,7 +23,7 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standal
     """Two Workers with room for the executors of three drivers."""
     folder = tmp_path_factory.mktemp("cluster")
     size: dict[str, Any] = {"cores": 16, "memory": "8g"}
-    with StandaloneCluster(folder, **size, env=QUICK_JAVA, own_hosts=True) as started:
+    with StandaloneCluster(folder, **size, own_hosts=True) as started:
         yield started
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from optuna_spark.trial_task import FAILURE
 from tests.cluster import StandaloneCluster
+from tests.environment import plain_environment
 from tests.faults.warm import WarmDriver, WarmStudy
 from tests.fixtures_spark import eventually
 from tests.servers import DatabaseServer
@@ -34,8 +35,6 @@ LONG = os.environ.get("OPTUNA_SPARK_LONG_FAULTS") == "1"
 FOLDER = "OPTUNA_SPARK_FAULT_FOLDER"  # in the environment of every process of a row
 ROW = "row"  # a file in that folder, which names the row's own: a warm driver has several
 OBJECTIVE = Path(__file__).with_name("objective.py")
-# A row's JVMs live for seconds, in which the second compiler costs more than it gains.
-QUICK_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
 PATIENCE = 150.0  # seconds; what the package may need after a fault, its grace included
 
 Result = tuple[tuple[float, ...], dict[str, Any]]
@@ -168,14 +167,8 @@ class Row:
         options = [
             word for name, value in settings.items() for word in ("--conf", f"{name}={value}")
         ]
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("SPARK", "PYSPARK", "OPTUNA", "MYSQL"))
-        }
         return {
-            **kept,
-            **QUICK_JAVA,
+            **plain_environment(),
             FOLDER: str(folder),
             "SPARK_MASTER": self.cluster.url,
             "SPARK_LOCAL_IP": "127.0.0.1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from optuna_spark import preflight
 from optuna_spark.preflight import Finding, Verdict, check, merge
+from tests.environment import plain_environment
 from tests.servers import DatabaseServer
 
 FAILED, WARNING = Verdict.FAILED, Verdict.WARNING
@@ -195,7 +195,7 @@ def test_the_command(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "SPARK_MASTER": "local[2]"},
+            env=plain_environment(SPARK_MASTER="local[2]"),
             check=False,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
+from tests.environment import plain_environment
 from tests.leaks import links_to_spark
 
 # A clock that is five minutes slow.
@@ -38,18 +38,12 @@ def failed(folder: Path, url: str, **env: str) -> dict[str, str]:
     home = folder / "spark"
     if not home.exists():
         links_to_spark(home)
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("SPARK", "PYSPARK", "OPTUNA", "MYSQL"))
-    }
     done = subprocess.run(
         [sys.executable, "-m", "optuna_spark", "check", "--json"],
         cwd=folder,
         env={
-            **kept,
+            **plain_environment(),
             "HOME": str(folder),
-            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1",
             "OPTUNA_STORAGE": url.replace("mysql://", "mysql+pymysql://"),
             "PYSPARK_PYTHON": sys.executable,
             "PYSPARK_SUBMIT_ARGS": "--conf spark.executor.memory=512m pyspark-shell",
@@ -162,7 +156,7 @@ def test_a_database_on_this_host_for_executors_on_another(tmp_path: Path, mysql_
     """The other host has a name that Java alone knows, so that it is none of this one's."""
     (tmp_path / "hosts").write_text("127.0.0.1 localhost node-1\n")
     url = make_url(mysql_url).set(host="localhost").render_as_string(hide_password=False)
-    options = f"-XX:TieredStopAtLevel=1 -Djdk.net.hosts.file={tmp_path / 'hosts'}"
+    options = f"-Djdk.net.hosts.file={tmp_path / 'hosts'}"
     env = {"JAVA_TOOL_OPTIONS": options, "SPARK_LOCAL_HOSTNAME": "node-1"}
     found = failed(tmp_path, url, **env)
     text = found.pop("executors storage")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from optuna_spark.storage import DRIVER_CONNECTIONS
+from tests.environment import plain_environment
 from tests.fixtures_spark import eventually
 from tests.servers import DatabaseServer, start_mysql
 
@@ -49,11 +49,6 @@ def test_a_connection_for_each_slot_and_few_more(
 ) -> None:
     (tmp_path / "begun").mkdir()
     (tmp_path / "tune.py").write_text(OBJECTIVE.format(folder=str(tmp_path)))
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("SPARK", "PYSPARK", "OPTUNA", "MYSQL"))
-    }
     words = ["optimize", "tune.py:objective", "--study-name", "s", "--direction", "minimize"]
     limits = ["--n-trials", str(TRIALS), "--n-jobs", str(SLOTS), "--sampler", "RandomSampler"]
     with (tmp_path / "output").open("wb") as file:
@@ -61,9 +56,8 @@ def test_a_connection_for_each_slot_and_few_more(
             [sys.executable, "-m", "optuna_spark", *words, *limits, "--no-show-progress-bar"],
             cwd=tmp_path,
             env={
-                **kept,
+                **plain_environment(),
                 "HOME": str(tmp_path),
-                "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1",
                 "OPTUNA_STORAGE": small_server.create_database(),
                 "PYSPARK_SUBMIT_ARGS": "--conf spark.ui.enabled=false pyspark-shell",
                 "SPARK_LOCAL_IP": "127.0.0.1",
