@@ -60,7 +60,8 @@ def test_every_connection_is_dropped(any_row: Row) -> None:
     dropped = 0
     for complete in (*AGAIN, 35):
         any_row.when_complete(complete)
-        dropped += eventually(lambda: drop_connections(any_row))
+        with any_row.holding():
+            dropped += eventually(lambda: drop_connections(any_row))
     any_row.judge()
     assert dropped > 4
 
