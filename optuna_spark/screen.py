@@ -55,12 +55,12 @@ def quiet_screen(*, verbose: bool = False) -> Iterator[None]:
     session.write_jvm_output_to(log)
     keep = False
     try:
-        yield
+        with session.session_ends():
+            yield
     except SparkError:
         keep = True
         raise
     finally:
-        session.stop_session()
         logger.removeHandler(handler)
         if log is not None and not (keep and log.stat().st_size):
             log.unlink()

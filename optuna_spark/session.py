@@ -209,8 +209,13 @@ def _first_line(error: Any) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def stop_session() -> None:
-    """Stop the active session, if there is one."""
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        active.stop()
+@contextlib.contextmanager
+def session_ends() -> Iterator[None]:
+    """Stop at the end the session that was made inside, and none that was there before."""
+    before = SparkSession.getActiveSession()
+    try:
+        yield
+    finally:
+        active = SparkSession.getActiveSession()
+        if before is None and active is not None:
+            active.stop()

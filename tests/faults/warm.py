@@ -14,12 +14,11 @@ from pathlib import Path
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-from optuna_spark import cli, screen
+from optuna_spark import cli
 from optuna_spark.session import find_session
 
 if __name__ == "__main__":
-    # The command ends the session that it has begun; here it is the next study's too.
-    session, screen.session.stop_session = find_session(), lambda: None
+    session = find_session()  # the command ends none that it has not begun
     for line in sys.stdin:
         command = json.loads(line)
         os.environ["OPTUNA_STORAGE"] = command["storage"]

@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from optuna_spark import preflight
 from optuna_spark.preflight import Finding, Verdict, check, merge
+from optuna_spark.session import session_ends
 from tests.environment import plain_environment
 from tests.servers import DatabaseServer
 
@@ -169,6 +170,12 @@ def test_a_spark_that_kills_long_trials(spark: SparkSession) -> None:
         conf.set(f"{name}.killOnIdleTimeout", "false").set(f"{name}.idleTimeoutSeconds", "0s")
     assert place == "driver Spark"
     assert "kills trials that take longer than 90 s: unset" in text
+
+
+def test_a_command_leaves_the_session_of_its_caller(spark: SparkSession) -> None:
+    with session_ends():
+        check("sqlite:///here.db")
+    assert spark.sparkContext.parallelize([1, 2]).count() == 2
 
 
 @pytest.mark.parametrize(

@@ -414,7 +414,7 @@ def test_timeout_stops_trials_and_their_processes(
         return 0.0
 
     began = time.monotonic()
-    study.optimize(objective, timeout=2)
+    study.optimize(objective, timeout=2, n_jobs=SLOTS)
     assert time.monotonic() - began < 20
     begun = [trial for trial in study.trials if trial.state != TrialState.WAITING]
     assert begun
