@@ -7,4 +7,4 @@ have_packages test,pymysql,pack,examples
 have_java
 cd "$root"
 "$python" tests/servers.py
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

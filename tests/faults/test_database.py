@@ -25,13 +25,24 @@ def with_setting(mysql_server: DatabaseServer) -> Iterator[Callable[[str, int], 
     before: dict[str, int] = {}
 
     def change(name: str, value: int) -> None:
-        rows = mysql_server.admin_sql(f"SELECT @@GLOBAL.{name}")
-        before.setdefault(name, int(rows[0][0]))
-        mysql_server.admin_sql(f"SET GLOBAL {name} = {value}")
+        before.setdefault(name, int(admin_sql(mysql_server, f"SELECT @@GLOBAL.{name}")[0][0]))
+        admin_sql(mysql_server, f"SET GLOBAL {name} = {value}")
 
     yield change
     for name, value in before.items():
-        mysql_server.admin_sql(f"SET GLOBAL {name} = {value}")
+        admin_sql(mysql_server, f"SET GLOBAL {name} = {value}")
+
+
+def admin_sql(server: DatabaseServer, sql: str) -> list[tuple[Any, ...]]:
+    """Ask as root, once there is a connection for it."""
+
+    def ask() -> tuple[list[tuple[Any, ...]]] | None:
+        with contextlib.suppress(pymysql.OperationalError):
+            return (server.admin_sql(sql),)
+        return None
+
+    [rows] = eventually(ask) or ([],)
+    return rows
 
 
 def test_the_database_is_restarted(any_row: Row) -> None:
@@ -163,7 +174,7 @@ def lock_waits(row: Row) -> int:
 
 
 def status(row: Row, name: str) -> int:
-    return int(row.server.admin_sql(f"SHOW GLOBAL STATUS LIKE '{name}'")[0][1])
+    return int(admin_sql(row.server, f"SHOW GLOBAL STATUS LIKE '{name}'")[0][1])
 
 
 def metric(row: Row, name: str) -> int:
