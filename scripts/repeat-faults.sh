@@ -17,7 +17,7 @@ passed=0
 failed=0
 for run in $(seq "$runs"); do
   log=$logs/run-$run.log
-  if "$root/scripts/test.sh" "$root/tests/faults" "$@" >"$log" 2>&1; then
+  if "$root/scripts/test.sh" "$root/tests/faults" --dist worksteal "$@" >"$log" 2>&1; then
     passed=$((passed + 1))
     rm "$log"
   else

@@ -5,6 +5,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 
 have_packages test,pymysql,pack,examples
 have_java
+have_classes
 cd "$root"
 "$python" tests/servers.py
 exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # A test's JVM lives for seconds, in which the second compiler costs more than it gains.
-QUICK_JAVA = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
+QUICK_JAVA = "-XX:TieredStopAtLevel=1"
 
 
 def plain_environment(**more: str) -> dict[str, str]:
