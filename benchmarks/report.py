@@ -101,7 +101,7 @@ def shown(value: float | None) -> str:
 
     Example:
         >>> [shown(value) for value in (None, 0.0, 0.8512, 12.34, 1234.5)]
-        ["-", '0', '0.85', '12.3', '1234']
+        ['-', '0', '0.85', '12.3', '1234']
     """
     if value is None:
         return "-"

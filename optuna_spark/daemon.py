@@ -16,10 +16,10 @@ from pyspark import daemon
 
 def main() -> None:
     """Import what trials need, and do as pyspark's daemon."""
-    for name in ("pyspark.worker", "optuna_spark.trial_process"):
-        # What is wrong with this Python says the task that needs it, and Spark tells the driver.
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+    # What is wrong with this Python says the task that needs it, and Spark tells the driver.
+    with contextlib.suppress(Exception):
+        importlib.import_module("pyspark.worker")
+        importlib.import_module("optuna_spark.trial_process").import_late()
     gc.collect()
     gc.freeze()  # the workers' collections leave these pages alone, so that they stay shared
     daemon.manager()

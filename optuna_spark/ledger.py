@@ -19,6 +19,7 @@ from optuna_spark.liveness import Watch
 from optuna_spark.patient_storage import server_seconds
 from optuna_spark.settings import Limits
 from optuna_spark.storage import create_trials
+from optuna_spark.trial_rows import UNFINISHED
 from optuna_spark.trial_task import ATTEMPT, FAILURE, RUN
 
 _logger = logging.getLogger(__name__)
@@ -54,14 +55,12 @@ class Ledger:
         """
         self._read_at = time.monotonic()
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        self.finished = sum(trial.state.is_finished() for trial in trials)
+        # Most of what grows with the study; `is_finished` would take three times as long.
+        unfinished = [trial for trial in trials if trial.state in UNFINISHED]
+        self.finished = len(trials) - len(unfinished)
         self.elsewhere = 0
         self._waiting.clear()
-        others = [
-            trial
-            for trial in trials
-            if not trial.state.is_finished() and trial._trial_id not in mine
-        ]
+        others = [trial for trial in unfinished if trial._trial_id not in mine]
         if not others:
             return
         over = self._runs_over({_run_of(trial) for trial in others})

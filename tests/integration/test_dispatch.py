@@ -34,6 +34,7 @@ from pyspark.sql import SparkSession
 
 import optuna_spark
 from optuna_spark.backend import SparkBackend
+from optuna_spark.trial_process import import_late
 from optuna_spark.trial_task import ATTEMPT, FAILURE
 from tests.fixtures_spark import SLOTS, eventually
 
@@ -198,6 +199,26 @@ def test_short_trials_share_jobs(study: optuna_spark.SparkStudy, spark: SparkSes
     assert states(study) == {"COMPLETE": 60}
     assert [trial.number for trial in study.trials] == list(range(60))
     assert 0 < len(descriptions(spark, study)) < 40
+
+
+def test_trial_processes_share_what_is_imported(spark: SparkSession, sqlite_url: str) -> None:
+    def imported() -> list[str]:
+        return sorted(name for name in sys.modules if name.split(".")[0] in packages)
+
+    def objective(trial: Trial) -> float:
+        value = trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("imported", imported())
+        return value
+
+    def beforehand(_: int) -> list[str]:
+        import_late()
+        return imported()
+
+    packages = {"alembic", "mako", "numpy", "optuna", "pygments", "pymysql", "sqlalchemy"}
+    study = new_study(spark, sqlite_url, sampler=optuna.samplers.TPESampler(n_startup_trials=1))
+    study.optimize(objective, n_trials=4, n_jobs=1)
+    [shared] = spark.sparkContext.parallelize([0], 1).map(beforehand).collect()
+    assert set(study.trials[-1].user_attrs["imported"]) <= set(shared)
 
 
 def test_no_two_trials_have_the_same_parameters(spark: SparkSession, sqlite_url: str) -> None:
