@@ -19,7 +19,9 @@ def main() -> None:
     # What is wrong with this Python says the task that needs it, and Spark tells the driver.
     with contextlib.suppress(Exception):
         importlib.import_module("pyspark.worker")
-        importlib.import_module("optuna_spark.trial_process").import_late()
+        trial_process = importlib.import_module("optuna_spark.trial_process")
+        trial_process.import_late()
+        trial_process.forget_archives()
     gc.collect()
     gc.freeze()  # the workers' collections leave these pages alone, so that they stay shared
     daemon.manager()

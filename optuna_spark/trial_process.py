@@ -16,9 +16,11 @@ import os
 import signal
 import socket
 import stat
+import sys
 import time
 import traceback
 import warnings
+import zipimport
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -192,6 +194,7 @@ def run_grant(run_id: str, payload: Any, grant: Grant) -> list[TrialOutcome]:
     while True:
         if _current is None:
             _current = _TrialProcess(run_id, payload)
+        forget_archives()
         try:
             return _current.run(grant)
         except _Idle:
@@ -208,6 +211,20 @@ def import_late() -> None:
         with contextlib.suppress(ImportError):  # of the two clients of the database one is enough
             importlib.import_module(name)
     configure_mappers()
+
+
+def forget_archives() -> None:
+    """Keep pyspark from reading the directories of its own archives for each task.
+
+    For each task it has all importers look anew at what they import from. Up to Python 3.12, one
+    of a zip file then reads the file's directory: 110 ms of a core and 15 MB, with `pyspark.zip`
+    and a JAR of Spark. These files never change, and an importer that is missed is made anew from
+    what Python has kept of the directory.
+    """
+    archives = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    for path, importer in list(sys.path_importer_cache.items()):
+        if isinstance(importer, zipimport.zipimporter) and importer.archive in archives:
+            del sys.path_importer_cache[path]
 
 
 def _spare_the_collector() -> None:

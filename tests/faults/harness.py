@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -131,6 +132,7 @@ class Row:
         self._complete: dict[int, Result] = {}
         for name in ("marks", "held"):
             (self.folder / name).mkdir()
+        self._hold(TRIALS)
         self.settle()
 
     def settle(self, *, seconds: float = 0.25, **faults: Any) -> None:
@@ -269,20 +271,30 @@ class Row:
         """Where one of the trials that are RUNNING runs, once there is one."""
         return eventually(self.running)[-1]
 
-    @contextlib.contextmanager
-    def holding(self) -> Iterator[Mark]:
-        """Let no trial end, and say where one of those runs whose end is held up."""
-        hold = self.folder / "hold"
-        hold.touch()
-        try:
-            yield eventually(self._held, PATIENCE)
-        finally:
-            hold.unlink()
-            for path in (self.folder / "held").iterdir():
-                path.unlink()
+    def holding(self, *numbers: int) -> Iterator[Mark]:
+        """Hold up trials of these numbers and above, in turn, and say where one of them runs.
 
-    def _held(self) -> Mark | None:
-        held = {int(path.name) for path in (self.folder / "held").iterdir()}
+        Nothing from the first number on ends before the caller has come to it: say so before the
+        trials begin.
+        """
+        self._hold(numbers[0])
+        return self._held_up(numbers)
+
+    def _held_up(self, numbers: Sequence[int]) -> Iterator[Mark]:
+        for number, following in zip(numbers, [*numbers[1:], TRIALS], strict=True):
+            mark = eventually(functools.partial(self._held, number), PATIENCE)
+            self.remember()
+            yield mark
+            self._hold(following)
+
+    def _hold(self, number: int) -> None:
+        draft = self.folder / "hold.draft"
+        draft.write_text(str(number))
+        draft.rename(self.folder / "hold")
+
+    def _held(self, number: int) -> Mark | None:
+        paths = (self.folder / "held").iterdir()
+        held = {int(path.name) for path in paths if path.read_text() == str(number)}
         return next((mark for mark in reversed(self.running()) if mark.trial in held), None)
 
     def marks(self, trial: int) -> list[Mark]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from tests.cluster import parent_of
 from tests.faults.harness import LONG, PATIENCE, TRIALS, Mark, Row, after, is_gone, kill
 from tests.fixtures_spark import eventually
 
-AGAIN = (5, 15, 25)  # trials that are COMPLETE when a fault strikes, and strikes again
+AGAIN = (5, 15, 25)  # numbers of trials at which a fault strikes, and strikes again
 LATE = """
 import os, time
 
@@ -47,13 +48,12 @@ def kill_a_worker(row: Row, mark: Mark) -> None:
     "strike", [kill_a_python_worker, kill_a_trial_process, kill_an_executor, kill_a_worker]
 )
 def test_what_runs_a_trial_is_killed(row: Row, strike: Callable[[Row, Mark], None]) -> None:
+    held = row.holding(*AGAIN)
     row.optimize()
-    for complete in AGAIN:
-        row.when_complete(complete)
-        with row.holding() as mark:
-            strike(row, mark)
-            eventually(lambda mark=mark: is_gone(mark.trial_process))  # type: ignore[misc]
-            row.cluster.restore()
+    for mark in held:
+        strike(row, mark)
+        eventually(functools.partial(is_gone, mark.trial_process))
+        row.cluster.restore()
     row.judge()
     assert sum(row.attempts().values()) > TRIALS, "no trial ran when the fault struck"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib
 import itertools
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,21 @@ def answer(grant: Grant, run_id: str = "r") -> str | None:
 
 def grant(timeout: float | None = None) -> Grant:
     return Grant(0, (7,), trial_timeout=timeout)
+
+
+def test_archives_of_spark_are_not_read_for_each_task(
+    serve: Callable[[Work], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("spark", "added"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr(f"module_in_{name}.py", "")
+        monkeypatch.syspath_prepend(tmp_path / f"{name}.zip")
+        importlib.import_module(f"module_in_{name}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}/spark.zip{os.pathsep}elsewhere")
+    serve(lambda grant, tell: None)
+    answer(grant())
+    kept = [path for path in sys.path_importer_cache if path.startswith(str(tmp_path))]
+    assert kept == [f"{tmp_path}/added.zip"]
 
 
 def test_grants_of_a_run_share_a_process(serve: Callable[[Work], None]) -> None:
