@@ -17,7 +17,7 @@ Numbers = dict[str, float]
 _SHOWN = {"Questions": "statements", "Com_commit": "commits", "Com_rollback": "rollbacks"}
 _ON_SPARK = (OURS, "joblibspark", "mlflow", "hyperopt")
 _WITH_DATABASE = tuple(name for name, each in CONTENDERS.items() if each.database)
-_MB_EACH = 130  # memory of a trial's processes
+_MB_EACH = 60  # memory of a trial's processes
 _QUALITY_SLOTS = 8
 _QUALITY = {"branin": 2, "rosenbrock": 4, "rastrigin": 4}  # parameters of each function
 
