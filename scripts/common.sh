@@ -79,6 +79,7 @@ SHIM
 have_classes() {
   local spark java=${JAVA_HOME:+$JAVA_HOME/bin/}java place archive
   spark=${SPARK_HOME:-$(echo "$venv"/lib/python*/site-packages/pyspark)}
+  [ -d "$spark/jars" ] || return 0
   place=$({ readlink -f "$spark" && ls "$spark/jars" && "$java" -version; } 2>&1 | cksum)
   archive=$venv/spark-${place// /-}.jsa
   if [ ! -e "$archive" ] && [ ! -e "$archive.failed" ]; then
