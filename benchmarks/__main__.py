@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--smoke", action="store_true", help="little of each, to see that it works"
     )
-    parser.add_argument("--full", action="store_true", help="256 slots and search quality too")
+    parser.add_argument("--full", action="store_true", help="many slots and search quality too")
     parser.add_argument(
         "--measures", type=_measures, metavar="NAME,...", help=f"of {', '.join(MEASURES)}"
     )

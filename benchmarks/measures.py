@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks import server as database
 from benchmarks.contenders import BARE, CONTENDERS, OURS
+from benchmarks.environments import ROOT
 from benchmarks.process import ContenderFailed
 from benchmarks.sizes import Sizes
 from benchmarks.stage import Outcome, Stage
@@ -129,6 +133,17 @@ def wide(stage: Stage, name: str, sizes: Sizes) -> Numbers:
     }
 
 
+def driver(stage: Stage, name: str, sizes: Sizes) -> Numbers:
+    """The driver alone: its jobs sleep in the JVM."""
+    size = map(str, (sizes.driver_slots, sizes.driver_trials, sizes.wide_seconds))
+    command = [sys.executable, "-m", "benchmarks.simulation", *size]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise ContenderFailed(done.stderr.strip().splitlines()[-1])
+    numbers: Numbers = json.loads(done.stdout)
+    return {**numbers, "slots": sizes.driver_slots}
+
+
 def quality(stage: Stage, name: str, sizes: Sizes) -> Numbers:
     """The best value found, as the median of several studies."""
     numbers: Numbers = {}
@@ -165,6 +180,7 @@ MEASURES = {
         Measure("captured", "100 MB captured, against nothing", captured, _ON_SPARK),
         Measure("start", "Start to first trial, warm Spark session", start, _ON_SPARK),
         Measure("wide", "256 slots at once, trials of 10 s", wide, (OURS, BARE), long=True),
+        Measure("driver", "The driver alone, 4,096 slots", driver, (OURS,), long=True),
         Measure(
             "quality", "Best value of 200 trials on 8 slots", quality, (OURS, BARE), long=True
         ),

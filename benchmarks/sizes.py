@@ -28,6 +28,8 @@ class Sizes:
     wide_slots: int = 256
     wide_trials: int = 1024
     wide_seconds: float = 10.0
+    driver_slots: int = 4096
+    driver_trials: int = 8192
     quality_trials: int = 200
     seeds: int = 20
 
@@ -48,6 +50,8 @@ SMOKE = Sizes(
     wide_slots=16,
     wide_trials=32,
     wide_seconds=1.0,
+    driver_slots=64,
+    driver_trials=128,
     quality_trials=20,
     seeds=1,
 )

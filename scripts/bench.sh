@@ -3,7 +3,7 @@
 #
 #   bench.sh --smoke      about a minute: does it work?
 #   bench.sh              some 25 minutes on two cores
-#   bench.sh --full       256 slots at once and search quality too: hours
+#   bench.sh --full       256 and 4,096 slots at once, and search quality: half an hour more
 #   bench.sh --report     writes docs/benchmarks.md from what was measured
 #
 # --help lists the options. Each contender gets an environment in .cache/bench, once.

@@ -86,7 +86,7 @@ have_classes() {
     echo "Archiving Spark's classes for this Java, once." >&2
     if PYSPARK_PYTHON=$python PYSPARK_DRIVER_PYTHON=$python "$spark/bin/spark-submit" \
       --master 'local[1]' --conf spark.ui.enabled=false \
-      --driver-java-options "-XX:ArchiveClassesAtExit=$archive.$$" \
+      --driver-java-options "-XX:ArchiveClassesAtExit=\"$archive.$$\"" \
       "$root/scripts/spark_classes.py" >"$root/.setup.log" 2>&1 && [ -e "$archive.$$" ]; then
       mv "$archive.$$" "$archive"
       rm -f "$root/.setup.log"
@@ -95,7 +95,7 @@ have_classes() {
     fi
   fi
   [ ! -e "$archive" ] ||
-    export JDK_JAVA_OPTIONS="-XX:SharedArchiveFile=$archive -Xlog:disable -Xlog:all=error:stderr${JDK_JAVA_OPTIONS:+ $JDK_JAVA_OPTIONS}"
+    export JDK_JAVA_OPTIONS="-XX:SharedArchiveFile=\"$archive\" -Xlog:disable -Xlog:all=error:stderr${JDK_JAVA_OPTIONS:+ $JDK_JAVA_OPTIONS}"
 }
 
 # Sets what pyspark hands to spark-submit: master, options, and the packed environment for
