@@ -43,8 +43,12 @@ def slots() -> int:
     return int(sys.argv[1])
 
 
-def spark_session() -> Any:
-    """A Spark session on this machine, with as many task slots."""
+def spark_session(**further: str) -> Any:
+    """A Spark session on this machine, with as many task slots.
+
+    Args:
+        further: Settings of Spark, with `_` for dots.
+    """
     from pyspark.sql import SparkSession
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -53,6 +57,7 @@ def spark_session() -> Any:
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
+        **{name.replace("_", "."): value for name, value in further.items()},
     }
     builder = SparkSession.builder.master(f"local[{slots()}]").appName("benchmarks")
     session = builder.config(map=settings).getOrCreate()

@@ -28,6 +28,7 @@ def prepare(work: Work, url: str) -> Iterator[Callable[[], None]]:
 
 
 if __name__ == "__main__":
-    session = spark_session()
+    # As in the sessions that this project makes.
+    session = spark_session(spark_python_daemon_module="optuna_spark.daemon")
     serve(prepare)
     session.stop()
