@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import configure_mappers
 
 from optuna_spark.addresses import installed_driver
 from optuna_spark.encryption import connect
@@ -129,6 +130,11 @@ def remember_trial(storage: BaseStorage, study_id: int, trial: FrozenTrial) -> N
         with storage._lock:
             storage._studies.setdefault(study_id, _StudyInfo())
             storage._add_trials_to_cache(study_id, [trial])
+
+
+def configure_models() -> None:
+    """Have SQLAlchemy prepare Optuna's tables, as each process would that opens a storage."""
+    configure_mappers()
 
 
 def study_snapshot(storage: BaseStorage, study_id: int) -> bytes | None:

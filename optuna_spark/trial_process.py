@@ -25,9 +25,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from pyspark import TaskContext
-from sqlalchemy.orm import configure_mappers
 
 from optuna_spark.objectives import pickle_error
+from optuna_spark.storage import configure_models
 from optuna_spark.trial_task import (
     BEGUN,
     DONE,
@@ -210,7 +210,7 @@ def import_late() -> None:
     for name in _IMPORTED_LATE:
         with contextlib.suppress(ImportError):  # of the two clients of the database one is enough
             importlib.import_module(name)
-    configure_mappers()
+    configure_models()
 
 
 def forget_archives() -> None:
