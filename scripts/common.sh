@@ -75,7 +75,7 @@ SHIM
 }
 
 # Has JVMs of Spark take their classes from an archive, made once for each Java and each Spark, so
-# that they begin in half the time. A JVM that finds it unfit, or none, loads them as ever.
+# that they begin in two thirds of the time. A JVM that finds it unfit, or none, loads them as ever.
 have_classes() {
   local spark java=${JAVA_HOME:+$JAVA_HOME/bin/}java place archive
   spark=${SPARK_HOME:-$(echo "$venv"/lib/python*/site-packages/pyspark)}
