@@ -88,27 +88,28 @@ def grant_size(
     return max(1, size)
 
 
-def to_create(left: int | None, size: int, jobs: int, slots: int) -> int:
+def to_create(left: int | None, size: int, jobs: int, slots: int, *, contested: bool) -> int:
     """How many trials are created at once, where there are too few for the next job.
 
-    One transaction costs as much for many trials as for one. Towards the end only what that job
-    runs is created: other drivers may be about to create the same.
+    One transaction costs as much for many trials as for one.
 
     Args:
         left: Trials that are in no job yet, None for no limit.
         size: Trials of the next job.
         jobs: Jobs that start now.
         slots: Trials that run at once.
+        contested: Other drivers create trials of the same budget, and may be about to create the
+            last ones: then only what the next job runs is created towards the end.
 
     Example:
-        >>> to_create(200, 1, 4, 4)
+        >>> to_create(200, 1, 4, 4, contested=True)
         4
-        >>> to_create(6, 1, 2, 4)
+        >>> to_create(6, 1, 2, 4, contested=True)
         1
     """
     if left is None:
         return size * jobs
-    return min(left, size if left < 2 * slots else size * jobs)
+    return min(left, size if contested and left < 2 * slots else size * jobs)
 
 
 def jobs_wanted(n_jobs: int, slots: int, *, grows: bool) -> int:

@@ -91,6 +91,10 @@ class Ledger:
             return budget.remaining(limits.total_trials, self.finished, in_hand)
         return None
 
+    def is_contested(self) -> bool:
+        """Whether other runs, too, finish trials of this run's budget."""
+        return self._limits.total_trials is not None and self.elsewhere > 0
+
     def is_short(self) -> bool:
         """Whether the study lacks trials that other runs have in hand, and may not finish."""
         total = self._limits.total_trials

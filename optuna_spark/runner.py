@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import logging
 import math
+import queue
 import random
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from typing import Any
 
 import optuna
@@ -78,6 +80,7 @@ class Runner:
         self.sampler_state: bytes | None = None  # where trials run one by one: for the next
         self._deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
         self._jobs: dict[Future[Any], Job] = {}
+        self._back: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()  # jobs that have ended
         self._grants = self._fruitless = 0
         self._rest_until = self._look_at = 0.0
         self._last_loss: TaskLost | None = None
@@ -126,13 +129,19 @@ class Runner:
             self._look()
             self._progress.show(self.tally, len(self._units))
             if self._jobs:
-                done, _ = wait(self._jobs, timeout=self._patience(), return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in self._ended_jobs():
                     self._settle(future)
             else:  # trials are in the hands of other drivers, or executors are lost one by one
                 time.sleep(random.uniform(0, self._patience()))
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self.stop(f"the timeout of {self._limits.timeout:g} s was reached")
+
+    def _ended_jobs(self) -> Iterator[Future[Any]]:
+        """Wait for a job to end, and take all that have by then."""
+        with contextlib.suppress(queue.Empty):
+            yield self._back.get(timeout=self._patience())
+            for _ in range(self._back.qsize()):
+                yield self._back.get_nowait()
 
     def _patience(self) -> float:
         patience = 1.0  # executors may come and go meanwhile
@@ -183,7 +192,9 @@ class Runner:
         call = functools.partial(run_grant, self._run_id, self._payload, grant)
         count = f"{len(trial_ids)} trials" if len(trial_ids) > 1 else "1 trial"
         description = f"study {self._study.study_name}: {count}, grant {grant.grant_id}"
-        self._jobs[self._backend.submit(call, description=description)] = job
+        future = self._backend.submit(call, description=description)
+        self._jobs[future] = job
+        future.add_done_callback(self._back.put)
 
     def _settle(self, future: Future[Any]) -> None:
         job = self._jobs.pop(future)

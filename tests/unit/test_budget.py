@@ -53,21 +53,26 @@ def test_after_loss(attempts: int, max_retries: int, timed_out: bool, expected: 
 
 
 @pytest.mark.parametrize(
-    ("left", "size", "jobs", "slots", "expected"),
+    ("left", "size", "jobs", "slots", "contested", "expected"),
     [
-        pytest.param(1000, 1, 8, 8, 8, id="for-all-slots"),
-        pytest.param(1000, 1, 1, 8, 1, id="for-one-slot"),
-        pytest.param(1000, 5, 2, 8, 10, id="short-trials"),
-        pytest.param(15, 1, 8, 8, 1, id="one-job-at-a-time-near-the-end"),
-        pytest.param(1, 2, 8, 8, 1, id="never-more-than-are-left"),
-        pytest.param(20, 4, 8, 8, 20, id="nor-for-many-jobs"),
-        pytest.param(0, 0, 8, 8, 0, id="nothing-left"),
-        pytest.param(None, 3, 8, 8, 24, id="no-limit"),
-        pytest.param(None, 0, 8, 8, 0, id="none-wanted"),
+        pytest.param(1000, 1, 8, 8, False, 8, id="for-all-slots"),
+        pytest.param(1000, 1, 1, 8, False, 1, id="for-one-slot"),
+        pytest.param(1000, 5, 2, 8, False, 10, id="short-trials"),
+        pytest.param(15, 1, 8, 8, False, 8, id="near-the-end"),
+        pytest.param(15, 1, 8, 8, True, 1, id="near-the-end-with-others"),
+        pytest.param(1000, 1, 8, 8, True, 8, id="far-from-the-end-with-others"),
+        pytest.param(1, 2, 8, 8, False, 1, id="never-more-than-are-left"),
+        pytest.param(1, 2, 8, 8, True, 1, id="nor-with-others"),
+        pytest.param(20, 4, 8, 8, False, 20, id="nor-for-many-jobs"),
+        pytest.param(0, 0, 8, 8, False, 0, id="nothing-left"),
+        pytest.param(None, 3, 8, 8, False, 24, id="no-limit"),
+        pytest.param(None, 0, 8, 8, False, 0, id="none-wanted"),
     ],
 )
-def test_to_create(left: int | None, size: int, jobs: int, slots: int, expected: int) -> None:
-    assert to_create(left, size, jobs, slots) == expected
+def test_to_create(
+    left: int | None, size: int, jobs: int, slots: int, contested: bool, expected: int
+) -> None:
+    assert to_create(left, size, jobs, slots, contested=contested) == expected
 
 
 @pytest.mark.parametrize(
