@@ -67,6 +67,7 @@ class LeanStorage(RDBStorage):
         # enough: samplers ask for it several times in a row.
         self.fresh_seconds = 0.0
         self.held = HeldAttributes(self._write_held)  # of that trial; a list writes them first
+        self.known_studies: dict[str, int] = {}  # ids that this process was told, by name
         self._read_at: dict[int, float] = {}  # by study
         self._creating_from: int | None = None  # the first number that a creation has tried
         self._lean = knows_schema() and self.engine.dialect.name in _DIALECTS
@@ -79,6 +80,11 @@ class LeanStorage(RDBStorage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.held = HeldAttributes(self._write_held)
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """As in Optuna."""
+        known = self.known_studies.get(study_name)
+        return super().get_study_id_from_name(study_name) if known is None else known
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As in Optuna.

@@ -148,19 +148,25 @@ def study_snapshot(storage: BaseStorage, study_id: int) -> bytes | None:
     """
     if not isinstance(storage, _CachedStorage):
         return None
+    name = storage.get_study_name_from_id(study_id)
     storage.get_all_trials(study_id, deepcopy=False)
     with storage._lock:
-        data = pickle.dumps(storage._studies[study_id], pickle.HIGHEST_PROTOCOL)
+        known = study_id, name, storage._studies[study_id]
+        data = pickle.dumps(known, pickle.HIGHEST_PROTOCOL)
     return data if len(data) <= _MOST_SNAPSHOT_BYTES else None
 
 
-def begin_with_snapshot(storage: BaseStorage, study_id: int, snapshot: bytes | None) -> None:
+def begin_with_snapshot(storage: BaseStorage, snapshot: bytes | None) -> None:
     """Let Optuna's cache know what a driver has read of a study."""
     if snapshot is not None and isinstance(storage, _CachedStorage):
-        info: _StudyInfo = pickle.loads(snapshot)
+        known: tuple[int, str, _StudyInfo] = pickle.loads(snapshot)
+        study_id, name, info = known
         with storage._lock:
             storage._studies[study_id] = info
             storage._add_trials_to_cache(study_id, list(info.trials.values()))
+        backend = _patient(storage)
+        if backend is not None:
+            backend.known_studies[name] = study_id
 
 
 def connection_limit(storage: BaseStorage) -> int | None:

@@ -201,10 +201,9 @@ def _open_run(run: Run) -> _OpenRun:
         keep_connections=run.keep_connections,
         grace=run.storage_grace,
     )
+    begin_with_snapshot(storage, run.snapshot)
     study = ExecutorStudy(run.study_name, storage)
-    study_id = study._study_id
-    begin_with_snapshot(storage, study_id, run.snapshot)
-    opened = _OpenRun(run, study, study_id, storage)
+    opened = _OpenRun(run, study, study._study_id, storage)
     # Before unpickling: an objective that captured its study finds it here.
     _current = opened
     try:

@@ -110,14 +110,17 @@ def test_a_cold_process_reads_no_trial_that_the_driver_has_read(
     function = objective(1, 0)
     body = pickle_objective((function, optuna.samplers.TPESampler(), None, ()), function)
     ledger = Ledger(storage, study._study_id, "run", Limits())
-    sent = {}
-    for snapshot in (None, study_snapshot(storage, study._study_id)):
+    saved = {"Bytes_sent": 0, "Questions": 0}
+    for snapshot, sign in ((None, 1), (study_snapshot(storage, study._study_id), -1)):
         run = trial_task.Run("run", address, "s", body, snapshot)
-        before = counters(mysql_server)["Bytes_sent"]
+        before = counters(mysql_server)
         run_one(ledger, run)
-        sent[snapshot is not None] = counters(mysql_server)["Bytes_sent"] - before
+        after = counters(mysql_server)
+        for name in saved:
+            saved[name] += sign * (after[name] - before[name])
         trial_task.close_run()
         trial_task._current = None
     close_storage(storage)
-    assert sent[False] - sent[True] > 100 * 500
+    assert saved["Bytes_sent"] > 100 * 500
+    assert saved["Questions"] >= 5  # nor does it ask for the study
     assert len(study.trials) == 102
