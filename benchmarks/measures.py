@@ -112,7 +112,8 @@ def start(stage: Stage, name: str, sizes: Sizes) -> Numbers:
 
 
 def wide(stage: Stage, name: str, sizes: Sizes) -> Numbers:
-    """Very many slots at once."""
+    """Very many slots at once; nothing else has processes meanwhile."""
+    stage.end_processes()
     slots, need = sizes.wide_slots, sizes.wide_slots * _MB_EACH
     free = _free_memory_mb()
     if free < need:

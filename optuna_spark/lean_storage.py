@@ -26,8 +26,10 @@ from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import mysql, sqlite
 
 from optuna_spark.held_attributes import HeldAttributes
+from optuna_spark.lazy_trial import Rest
 from optuna_spark.storage_errors import optuna_errors
 from optuna_spark.trial_rows import (
+    FINISHED,
     INTERMEDIATES,
     NEWER_OR_THESE,
     NEWER_TRIALS,
@@ -35,6 +37,7 @@ from optuna_spark.trial_rows import (
     PARAMS,
     STUDIES,
     SYSTEM_ATTRS,
+    THESE_TRIALS,
     TRIALS,
     UNFINISHED,
     USER_ATTRS,
@@ -67,6 +70,8 @@ class LeanStorage(RDBStorage):
         # enough: samplers ask for it several times in a row.
         self.fresh_seconds = 0.0
         self.held = HeldAttributes(self._write_held)  # of that trial; a list writes them first
+        self.unread: tuple[str, ...] = ()  # system attributes that lists of trials lack
+        self._lists_whole = False  # unfinished trials in them are read at once, not when asked for
         self.known_studies: dict[str, int] = {}  # ids that this process was told, by name
         self._read_at: dict[int, float] = {}  # by study
         self._creating_from: int | None = None  # the first number that a creation has tried
@@ -118,16 +123,35 @@ class LeanStorage(RDBStorage):
         now = time.monotonic()
         if now < self._read_at.get(study_id, -math.inf) + self.fresh_seconds:
             return []
-        asked: dict[str, Any] = {"study_id": study_id, "newer": newer}
+        asked = {"study_id": study_id, "newer": newer, **self._how()}
         query = NEWER_TRIALS
         if these:
             query, asked["these"] = NEWER_OR_THESE, these
         with self._reading() as connection:
-            found = trials_of(connection.execute(query, asked))
+            rest = None if self._lists_whole else Rest(self.whole_trials)
+            found = trials_of(connection.execute(query, asked), rest)
         if not found and newer < 0:
             self.get_study_name_from_id(study_id)  # which says if there is no such study
         self._read_at[study_id] = now
         return found
+
+    def whole_trials(self, trial_ids: list[int]) -> list[FrozenTrial]:
+        """Trials as they are now, in the order of their ids."""
+        if self.held:
+            self._write_held()
+        self._lists_whole = True  # who has asked for the rest of a list will ask again
+        found = []
+        with self._reading() as connection:
+            for begin in range(0, len(trial_ids), _MOST_NAMED):
+                asked = {"these": trial_ids[begin : begin + _MOST_NAMED], **self._how()}
+                found += trials_of(connection.execute(THESE_TRIALS, asked))
+        return found
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "whole": tuple(TrialState) if self._lists_whole else FINISHED,
+            "unread": self.unread,
+        }
 
     def create_trials(self, study_id: int, count: int, key: str, value: Any) -> list[int]:
         """Create trials that wait, in one transaction.

@@ -294,6 +294,7 @@ class PatientStorage(LeanStorage):
     get_trial_system_attrs = _patient(LeanStorage.get_trial_system_attrs)
     _get_best_trial_id = _patient(LeanStorage._get_best_trial_id)
     _get_trials = _patient(LeanStorage._get_trials)
+    whole_trials = _patient(LeanStorage.whole_trials)
     set_study_user_attr = _patient(LeanStorage.set_study_user_attr)
     set_study_system_attr = _patient(LeanStorage.set_study_system_attr)
     set_trial_user_attr = _patient(LeanStorage.set_trial_user_attr)

@@ -132,6 +132,13 @@ def remember_trial(storage: BaseStorage, study_id: int, trial: FrozenTrial) -> N
             storage._add_trials_to_cache(study_id, [trial])
 
 
+def leave_unread(storage: BaseStorage, keys: Sequence[str]) -> None:
+    """Have lists of trials come without these system attributes of theirs."""
+    backend = _patient(storage)
+    if backend is not None:
+        backend.unread = tuple(keys)
+
+
 def configure_models() -> None:
     """Have SQLAlchemy prepare Optuna's tables, as each process would that opens a storage."""
     configure_mappers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -20,6 +21,8 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Table, bindparam, literal, null, select, type_coerce
 
+from optuna_spark.lazy_trial import Rest
+
 STUDIES: Table = models.StudyModel.__table__
 TRIALS: Table = models.TrialModel.__table__
 PARAMS: Table = models.TrialParamModel.__table__
@@ -29,6 +32,7 @@ SYSTEM_ATTRS: Table = models.TrialSystemAttributeModel.__table__
 INTERMEDIATES: Table = models.TrialIntermediateValueModel.__table__
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+FINISHED = tuple(state for state in TrialState if state not in UNFINISHED)
 
 _COLUMNS = {
     TRIALS: "trial_id number study_id state datetime_start datetime_complete",
@@ -43,6 +47,7 @@ _COLUMNS = {
 _IN_UTC = hasattr(models.TrialModel, "_datetime_start_utc")
 
 _TRIAL, _PARAM, _VALUE, _USER_ATTR, _SYSTEM_ATTR, _INTERMEDIATE = range(6)
+_place = operator.itemgetter(2)
 _Value: Any = models.TrialValueModel
 _Intermediate: Any = models.TrialIntermediateValueModel
 
@@ -55,48 +60,51 @@ def knows_schema() -> bool:
     )
 
 
-def _query(*conditions: ColumnElement[bool]) -> sqlalchemy.CompoundSelect[Any]:
-    """All rows of the trials that meet the conditions, as one statement."""
-    text, double, time = sqlalchemy.String(), sqlalchemy.Float(), sqlalchemy.DateTime()
+def _query(*conditions: ColumnElement[bool], many: bool = True) -> sqlalchemy.CompoundSelect[Any]:
+    """All rows of the trials that meet the conditions, as one statement.
 
-    def rows(kind: int, table: Table, place: Any, name: Any, content: Any, amount: Any) -> Any:
-        trial = table is TRIALS
-        columns = [
+    Of many trials, those alone that are in the states `whole` have more than their own row, and
+    system attributes named `unread` are left out.
+    """
+    text, double, time = sqlalchemy.String(), sqlalchemy.Float(), sqlalchemy.DateTime()
+    # Conditions may name hundreds of trials: each is sent once, and looked for once.
+    found = select(TRIALS).where(*conditions).cte("found")
+    whole = found.c.state.in_(bindparam("whole", expanding=True, type_=TRIALS.c.state.type))
+    read = SYSTEM_ATTRS.c.key.not_in(bindparam("unread", expanding=True, type_=text))
+
+    def rows(kind: int, place: Any, name: Any, content: Any, amount: Any) -> Any:
+        began, ended = (
+            (found.c.datetime_start, found.c.datetime_complete)
+            if kind == _TRIAL
+            else (null(), null())
+        )
+        return select(
             sqlalchemy.literal_column(str(kind), sqlalchemy.Integer()).label("kind"),
-            TRIALS.c.trial_id.label("trial_id"),
+            found.c.trial_id.label("trial_id"),
             place.label("place"),
             type_coerce(name, text).label("name"),
             type_coerce(content, text).label("content"),
             type_coerce(amount, double).label("amount"),
-            type_coerce(TRIALS.c.datetime_start if trial else null(), time).label("began"),
-            type_coerce(TRIALS.c.datetime_complete if trial else null(), time).label("ended"),
-        ]
-        source = TRIALS if trial else TRIALS.join(table, table.c.trial_id == TRIALS.c.trial_id)
-        return select(*columns).select_from(source).where(*conditions)
+            type_coerce(began, time).label("began"),
+            type_coerce(ended, time).label("ended"),
+        )
+
+    def parts(kind: int, table: Table, *columns: Any) -> Any:
+        joined = found.join(table, table.c.trial_id == found.c.trial_id)
+        conditions = (whole, read) if table is SYSTEM_ATTRS else (whole,)
+        return rows(kind, *columns).select_from(joined).where(*(conditions if many else ()))
 
     param, user, system = PARAMS.c, USER_ATTRS.c, SYSTEM_ATTRS.c
     value, step = VALUES.c, INTERMEDIATES.c
+    distribution, none = param.distribution_json, literal(0)
+    kinds, intermediate = step.intermediate_value_type, step.intermediate_value
     return sqlalchemy.union_all(
-        rows(_TRIAL, TRIALS, TRIALS.c.number, null(), TRIALS.c.state, null()),
-        rows(
-            _PARAM,
-            PARAMS,
-            param.param_id,
-            param.param_name,
-            param.distribution_json,
-            param.param_value,
-        ),
-        rows(_VALUE, VALUES, value.objective, null(), value.value_type, value.value),
-        rows(_USER_ATTR, USER_ATTRS, null(), user.key, user.value_json, null()),
-        rows(_SYSTEM_ATTR, SYSTEM_ATTRS, null(), system.key, system.value_json, null()),
-        rows(
-            _INTERMEDIATE,
-            INTERMEDIATES,
-            step.step,
-            null(),
-            step.intermediate_value_type,
-            step.intermediate_value,
-        ),
+        rows(_TRIAL, found.c.number, null(), found.c.state, null()),
+        parts(_PARAM, PARAMS, param.param_id, param.param_name, distribution, param.param_value),
+        parts(_VALUE, VALUES, value.objective, null(), value.value_type, value.value),
+        parts(_USER_ATTR, USER_ATTRS, none, user.key, user.value_json, null()),
+        parts(_SYSTEM_ATTR, SYSTEM_ATTRS, none, system.key, system.value_json, null()),
+        parts(_INTERMEDIATE, INTERMEDIATES, step.step, null(), kinds, intermediate),
     )
 
 
@@ -105,34 +113,47 @@ _THESE = TRIALS.c.trial_id.in_(bindparam("these", expanding=True, type_=sqlalche
 _OF_STUDY = TRIALS.c.study_id == bindparam("study_id", type_=sqlalchemy.Integer())
 
 # Parameters: trial_id; study_id and newer (a trial's id); and these (ids of trials).
-ONE_TRIAL = _query(TRIALS.c.trial_id == bindparam("trial_id", type_=sqlalchemy.Integer()))
+ONE_TRIAL = _query(
+    TRIALS.c.trial_id == bindparam("trial_id", type_=sqlalchemy.Integer()), many=False
+)
+THESE_TRIALS = _query(_THESE)
 NEWER_TRIALS = _query(_OF_STUDY, _NEWER)
 NEWER_OR_THESE = _query(_OF_STUDY, sqlalchemy.or_(_THESE, _NEWER))
 
 
-def trials_of(rows: Iterable[Any]) -> list[FrozenTrial]:
-    """Make trials of what the queries of this module return, in the order of their ids."""
+def trials_of(rows: Iterable[Any], rest: Rest | None = None) -> list[FrozenTrial]:
+    """Make trials of what the queries of this module return, in the order of their ids.
+
+    Args:
+        rows: What a query returned.
+        rest: Where unfinished trials were not read whole.
+    """
     trials: dict[int, FrozenTrial] = {}
     parts: list[Any] = []
     for row in rows:
-        if row.kind == _TRIAL:
-            trials[row.trial_id] = FrozenTrial(
-                number=row.place,
-                state=TrialState[row.content],
-                value=None,
-                datetime_start=_read_time(row.began),
-                datetime_complete=_read_time(row.ended),
-                params={},
-                distributions={},
-                user_attrs={},
-                system_attrs={},
-                intermediate_values={},
-                trial_id=row.trial_id,
-            )
-        else:
+        kind, trial_id, number, _, content, _, began, ended = row
+        if kind != _TRIAL:
             parts.append(row)
+            continue
+        state = TrialState[content]
+        if rest is not None and state in UNFINISHED:
+            trials[trial_id] = rest.trial(number, state, trial_id)
+            continue
+        trials[trial_id] = FrozenTrial(
+            number=number,
+            state=state,
+            value=None,
+            datetime_start=_read_time(began),
+            datetime_complete=_read_time(ended),
+            params={},
+            distributions={},
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
+            trial_id=trial_id,
+        )
     # Parameters have the order in which they were suggested, values that of the objectives.
-    parts.sort(key=lambda row: row.place or 0)
+    parts.sort(key=_place)
     values: dict[int, list[float]] = {}
     for kind, trial_id, place, name, content, amount, _, _ in parts:
         trial = trials[trial_id]
@@ -200,6 +221,7 @@ def stored_time(time: datetime) -> datetime:
     return time.astimezone(timezone.utc).replace(tzinfo=None) if _IN_UTC else time
 
 
+@functools.lru_cache(maxsize=4096)
 def _read_time(time: datetime | None) -> datetime | None:
     if time is None or not _IN_UTC:
         return time

@@ -34,6 +34,7 @@ from optuna_spark.storage import (
     begin_with_snapshot,
     claim_trial,
     close_storage,
+    leave_unread,
     on_wait,
     open_storage,
     remember_trial,
@@ -202,6 +203,7 @@ def _open_run(run: Run) -> _OpenRun:
         grace=run.storage_grace,
     )
     begin_with_snapshot(storage, run.snapshot)
+    leave_unread(storage, (RUN, ATTEMPT))  # a third of what there is to read
     study = ExecutorStudy(run.study_name, storage)
     opened = _OpenRun(run, study, study._study_id, storage)
     # Before unpickling: an objective that captured its study finds it here.
