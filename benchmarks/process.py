@@ -59,6 +59,11 @@ class ContenderProcess:
             )
         self.versions: dict[str, str] = self.answer(_START_SECONDS)["versions"]
 
+    @property
+    def pid(self) -> int:
+        """Of its first process, which leads a session of its own."""
+        return self._process.pid
+
     def ask(self, work: Work) -> None:
         """Have some work begun."""
         message = {"work": asdict(work), "url": self.url}

@@ -32,6 +32,7 @@ Statements are what the server counts (`Questions`), between two moments of a ru
 are warm, for each trial that ended meanwhile. Ideal time is the sum of the trials' durations over
 the slots, or the longest trial where that is more.
 """
+_NOTES: dict[str, str] = {}
 
 
 def write_docs(results: Results) -> None:
@@ -53,6 +54,7 @@ def page(results: Results) -> str:
             parts.append(f"## {measure.title}\n")
             parts.append(_circumstances(measured) + "\n")
             parts.append(details(measured))
+            parts += [_NOTES[name]] if name in _NOTES else []
     parts += [_OUTRO, _versions(results.measures.values())]
     return "\n".join(parts)
 
@@ -60,16 +62,18 @@ def page(results: Results) -> str:
 def summary(results: Results) -> str:
     """One row for each measure, one column for each contender: its first number."""
     names = [name for name in CONTENDERS if any(name in each.rows for each in _all(results))]
-    lines = [["measure", *(CONTENDERS[name].title for name in names)]]
+    lines = [["measure", "aim", *(CONTENDERS[name].title for name in names)]]
     for key, measure in MEASURES.items():
         if key not in results.measures:
             continue
         rows = results.measures[key].rows
         number = next((first_number(row) for row in rows.values() if row.taken), None)
         cells = [_cell(rows.get(name), number) for name in names]
-        lines.append([f"{measure.title} ({number})" if number else measure.title, *cells])
+        title = f"{measure.title} ({number})" if number else measure.title
+        lines.append([title, measure.aim, *cells])
         if key == "nothing" and BARE in rows:
-            lines.append(["the same, relative to bare Optuna", *_relative(rows, names, number)])
+            relative = _relative(rows, names, number)
+            lines.append(["the same, relative to bare Optuna", "1.00", *relative])
     return markdown(lines)
 
 

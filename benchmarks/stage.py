@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import server as database
-from benchmarks import trace
+from benchmarks import trace, usage
 from benchmarks.contenders import CONTENDERS
 from benchmarks.process import ContenderFailed, ContenderProcess, warm_up
 from benchmarks.work import Work
@@ -109,6 +109,11 @@ class Stage:
     def ready(self, name: str, slots: int) -> None:
         """Have a contender's process started and warm."""
         self._process(name, slots)
+
+    def cpu_seconds(self, name: str, slots: int) -> usage.Seconds:
+        """CPU time that a contender and the server have taken so far, by what took it."""
+        seconds = usage.of_session(self._process(name, slots).pid)
+        return {**seconds, "server": usage.of_process(self.server.pid)}
 
     def end_processes(self) -> None:
         """End all contenders."""

@@ -8,8 +8,10 @@ may be retrieved by callback, and jobs can be told apart in Spark's UI and cance
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import pickle
+import resource
 import time
 import traceback
 import warnings
@@ -25,6 +27,9 @@ from optuna_spark.objectives import pickle_error
 from optuna_spark.spark_errors import JobCancelled, explain
 from optuna_spark.trial_process import ProcessError
 
+_logger = logging.getLogger(__name__)
+
+_OTHER_FILES = 256  # that the driver may have open besides
 _MAX_THREADS = 4096  # jobs in flight; a thread is started only when there is a job for it
 
 
@@ -162,6 +167,34 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
         return result
 
 
+def room_for(jobs: int) -> int:
+    """How many of these jobs may be in flight: each has a socket to the JVM.
+
+    Raises this process's soft limit of open files if they need that.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = min(jobs, _MAX_THREADS) + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        return jobs
+    allowed = need if hard == resource.RLIM_INFINITY else min(need, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == need:
+        return jobs
+    _warn_of_few_files(hard, jobs)
+    return max(1, allowed - _OTHER_FILES)
+
+
+@functools.cache
+def _warn_of_few_files(limit: int, jobs: int) -> None:
+    _logger.warning(
+        "This process may open %d files, too few for %d jobs at once, so that fewer run: raise "
+        "the hard limit (`ulimit -Hn`) on the driver's host.",
+        limit,
+        jobs,
+    )
+
+
 def unpickle_error(data: bytes, text: str) -> BaseException:
     """Rebuild an executor's exception, with its traceback there as the cause."""
     error: BaseException = pickle.loads(data)
@@ -189,5 +222,6 @@ __all__ = [
     "SparkBackend",
     "parallel_config",
     "register",
+    "room_for",
     "unpickle_error",
 ]

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_spark import budget
-from optuna_spark.backend import SparkBackend, unpickle_error
+from optuna_spark.backend import SparkBackend, room_for, unpickle_error
 from optuna_spark.exceptions import SparkError
 from optuna_spark.hand import Hand, Job, Unit
 from optuna_spark.ledger import Ledger
@@ -169,7 +169,7 @@ class Runner:
             return
         if self._limits.n_jobs == -1 and time.monotonic() > self._slots_counted + _COUNT_SECONDS:
             self._slots, self._slots_counted = self._backend.slots(), time.monotonic()
-        wanted = budget.jobs_wanted(self._limits.n_jobs, self._slots, grows=self._grows)
+        wanted = room_for(budget.jobs_wanted(self._limits.n_jobs, self._slots, grows=self._grows))
         while len(self._jobs) < wanted:
             jobs = self._jobs.values()
             trial_ids = self._hand.next_trials(self.tally.finished, jobs, wanted)
