@@ -53,7 +53,7 @@ class SleepingBackend(SparkBackend):
         return self._slots
 
     def _run_job(self, func: Callable[[], Any], description: str) -> tuple[bool, Any]:
-        self._context.setJobGroup(self._tag, description)
+        self._describe_job(description)
         grant = func.args[2]  # type: ignore[attr-defined]  # of `run_grant`
         outcomes = []
         for trial_id in grant.trial_ids:
@@ -69,7 +69,8 @@ class SleepingBackend(SparkBackend):
 
 def simulate(slots: int, trials: int, seconds: float) -> dict[str, float]:
     """Run a study, and say what the driver took for it."""
-    options = "--conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false"
+    quiet = "--conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false"
+    options = f"--driver-memory 4g {quiet}"
     os.environ["PYSPARK_SUBMIT_ARGS"] = f"--master local[{slots}] {options} pyspark-shell"
     session = SparkSession.builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")

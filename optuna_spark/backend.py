@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import resource
+import threading
 import time
 import traceback
 import warnings
@@ -30,6 +31,7 @@ from optuna_spark.trial_process import ProcessError
 _logger = logging.getLogger(__name__)
 
 _OTHER_FILES = 256  # that the driver may have open besides
+_CONNECTING = 32  # threads that connect to the JVM at the same time
 _MAX_THREADS = 4096  # jobs in flight; a thread is started only when there is a job for it
 
 
@@ -68,6 +70,7 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
         self._context = session.sparkContext
         self._tag = self._job_group = tag
         self._cancelled = False
+        self._connecting = threading.Semaphore(_CONNECTING)
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="optuna-spark")
         # Any RDD of one element will do; making it costs as much as running it.
         self._single = self._context.parallelize([0], 1)
@@ -151,10 +154,15 @@ class SparkBackend(SparkDistributedBackend):  # type: ignore[misc]
                 running += statuses.count("RUNNING")
         return running
 
+    def _describe_job(self, description: str) -> None:
+        """Say what this thread runs next; its first call connects it to the JVM."""
+        # Only 50 may wait there: of thousands at once some would be reset a minute later.
+        with self._connecting:
+            self._context.setJobGroup(self._tag, description, interruptOnCancel=True)
+            self._context.addJobTag(self._tag)
+
     def _run_job(self, func: Callable[[], Any], description: str) -> tuple[bool, Any]:
-        context = self._context
-        context.setJobGroup(self._tag, description, interruptOnCancel=True)
-        context.addJobTag(self._tag)
+        self._describe_job(description)
         rdd = self._single
         if self._resource_profile is not None:
             rdd = rdd.withResources(self._resource_profile)
