@@ -6,6 +6,7 @@ Runs in an environment of its own, which has matplotlib.
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +24,8 @@ _COLORS = ("#1b6ca8", "#8a8a8a", "#c9733b", "#6b9e5a", "#a0648f", "#b5a13c")
 def draw(results: Results, path: Path) -> None:
     """Draw a panel for each measure and a bar for each contender."""
     matplotlib.rcParams.update({"font.size": 8, "svg.hashsalt": "benchmarks"})
-    names = [name for name in MEASURES if name in results.measures]
+    measured = results.measures
+    names = [name for name in MEASURES if name in measured and len(measured[name].rows) > 1]
     lines = -(-len(names) // _COLUMNS)
     figure, grid = pyplot.subplots(
         lines, _COLUMNS, figsize=(12, 2.3 * lines), squeeze=False, layout="constrained"
@@ -42,7 +44,7 @@ def draw(results: Results, path: Path) -> None:
         bars = panel.barh([CONTENDERS[each].title for each in drawn], values, color=colors)
         panel.bar_label(bars, fmt="%.3g", padding=2)
         panel.margins(x=0.15)
-        panel.set_title(MEASURES[name].title, fontsize=8)
+        panel.set_title(textwrap.fill(MEASURES[name].title, 44), fontsize=8)
         panel.set_xlabel(number)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
