@@ -52,29 +52,32 @@ class _LazyTrial(FrozenTrial):
         self._number, self.state, self._trial_id = number, state, trial_id
         self._rest: Rest | None = rest
 
-    def _whole(self) -> FrozenTrial:
-        rest = self.__dict__.get("_rest")
-        if rest is not None:  # else another thread was quicker
-            self.__dict__.update(rest.of(self._trial_id).__dict__)
-            self.__dict__.pop("_rest", None)
-            self.__class__ = FrozenTrial  # type: ignore[assignment]
-        return self
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self._whole(), name)
+        return getattr(_whole(self), name)
 
     def __eq__(self, other: Any) -> bool:
         if isinstance(other, _LazyTrial):
-            other._whole()
-        return bool(self._whole() == other)
+            _whole(other)
+        return bool(_whole(self) == other)
 
     def __hash__(self) -> int:
-        return hash(self._whole())
+        return hash(_whole(self))
 
     def __repr__(self) -> str:
-        return repr(self._whole())
+        return repr(_whole(self))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._whole().__reduce_ex__(protocol)
+        return _whole(self).__reduce_ex__(protocol)
+
+
+def _whole(trial: FrozenTrial) -> FrozenTrial:
+    """The same trial with all that it has."""
+    # No method: another thread may have made an ordinary trial of it in the meantime.
+    rest = trial.__dict__.get("_rest")
+    if rest is not None:
+        trial.__dict__.update(rest.of(trial._trial_id).__dict__)
+        trial.__dict__.pop("_rest", None)
+        trial.__class__ = FrozenTrial
+    return trial

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from collections.abc import Callable, Iterator
 
@@ -149,3 +150,10 @@ def test_attributes_that_lists_leave_out(storage: BaseStorage, selects: list[str
     assert listed(storage)[1].system_attrs == {"read": 1}
     assert listed(storage)[1].system_attrs == {"read": 1}
     assert storage.get_trial(2).system_attrs == {"left out": 1, "read": 1}
+
+
+def test_another_thread_was_quicker(storage: BaseStorage, others: optuna.Study) -> None:
+    trial = listed(storage)[1]
+    late = functools.partial(type(trial).__getattr__, trial)  # type: ignore[attr-defined]
+    assert trial.params == others.trials[1].params
+    assert late("user_attrs") == {"name": "trial 1"}
